@@ -1,0 +1,24 @@
+"""Upslope scales language models with reinforcement learning: see ``upslope --help``.
+
+From Python: ``upslope.train("recipe.toml", ["seed=1"])`` returns the finished ``Run``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from upslope.runs import Run
+
+__version__ = "0.1.0"
+
+
+def train(recipe: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> Run:
+    """Train a recipe (a TOML file, or its contents) and return its ``Run``; raises UserError."""
+    # Imported here: ``import upslope`` must not wait for torch.
+    from upslope.launch import train_recipe
+    from upslope.recipe import read
+
+    return train_recipe(read(recipe, overrides), print)

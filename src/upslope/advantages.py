@@ -1,0 +1,72 @@
+"""Rewards to advantages. Pure functions of one value a trajectory, its group id and its validity.
+
+Invalid members get 0 and do not vote. A group with fewer than two valid members, or with equal
+rewards, has nothing to compare and gets exactly 0 (verl gives a lone member its reward instead).
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+Values = Float[Tensor, " n"]
+Ids = Int[Tensor, " n"]
+Valid = Bool[Tensor, " n"]
+
+
+def centred(rewards: Values, group: Ids, valid: Valid) -> Values:
+    """r - mean of its group. Dr. GRPO, arXiv:2503.20783."""
+    mean, count, member = _means(rewards, group, valid)
+    away = torch.where(valid & (count[member] > 1), rewards - mean[member], 0.0)
+    # Equal rewards differ from their rounded mean in the last bit; that is not a signal.
+    return torch.where(_equal(rewards, member, valid), 0.0, away)
+
+
+def standardised(rewards: Values, group: Ids, valid: Valid, eps: float = 1e-6) -> Values:
+    """(r - mean) / (std + eps), std with n - 1 in two passes. GRPO, arXiv:2402.03300."""
+    away = centred(rewards, group, valid)
+    square, count, member = _means(away**2, group, valid)
+    std = (square * count / (count - 1).clamp(min=1)).sqrt()
+    return away / (std[member] + eps)
+
+
+def leave_one_out(rewards: Values, group: Ids, valid: Valid) -> Values:
+    """r - mean of the other members = n / (n - 1) (r - mean). RLOO, arXiv:2402.14740."""
+    away = centred(rewards, group, valid)
+    _, count, member = _means(rewards, group, valid)
+    return away * (count / (count - 1).clamp(min=1))[member]
+
+
+def batch_standardised(rewards: Values, group: Ids, valid: Valid, eps: float = 1e-6) -> Values:
+    """(r - mean of its group) / std of all of these over the batch. ScaleRL, arXiv:2510.13786."""
+    away = centred(rewards, group, valid)
+    chosen = away[valid]
+    std = chosen.std(correction=1) if len(chosen) > 1 else chosen.new_zeros(())
+    return away / (std + eps)
+
+
+def less_baseline(rewards: Values, valid: Valid, baseline: float) -> Values:
+    """r - b for a baseline known before the rewards were. REINFORCE."""
+    return torch.where(valid, rewards - baseline, 0.0)
+
+
+def _means(values: Values, group: Ids, valid: Valid) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean and count of the valid members of each group, and each trajectory's group index."""
+    ids, member = torch.unique(group, return_inverse=True)
+    zeros = values.new_zeros(len(ids))
+    count = zeros.index_add(0, member, valid.to(values.dtype))
+    total = zeros.index_add(0, member, torch.where(valid, values, 0.0))
+    return total / count.clamp(min=1), count, member
+
+
+def _equal(rewards: Values, member: Ids, valid: Valid) -> Valid:
+    """Whether all valid rewards of its group are the same number."""
+    groups = int(member.max()) + 1 if len(member) else 0
+    low = rewards.new_full((groups,), torch.inf).scatter_reduce(
+        0, member, torch.where(valid, rewards, torch.inf), "amin"
+    )
+    high = rewards.new_full((groups,), -torch.inf).scatter_reduce(
+        0, member, torch.where(valid, rewards, -torch.inf), "amax"
+    )
+    return (low == high)[member]

@@ -1,0 +1,248 @@
+"""Groups as tensors: ``Batch``, for a rollout batch or one update, and the Algorithm's seam.
+
+A row is a segment. Trajectories and groups are known by id, never by stride or position, so any
+split, order or padding of rows means the same thing. Aggregation is data: ``weights`` sums to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from upslope.types import Group, Metrics, Segment, Trajectory, Turn, graded
+
+Column = Literal["old_logprobs", "ref_logprobs"]
+Read = Literal["logprobs", "entropy"]
+Couples = Literal["row", "trajectory", "group"]
+State = Mapping[str, float]
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Columns [row token], right-padded, and [row]. Optional columns are None until filled.
+
+    ``old_logprobs`` None in an update means: the live values, detached (ratio exactly 1).
+    """
+
+    tokens: Int[Tensor, "row token"]
+    trained: Bool[Tensor, "row token"]
+    engine_logprobs: Float[Tensor, "row token"]
+    versions: Int[Tensor, "row token"]
+    temperature: Float[Tensor, "row token"]
+    length: Int[Tensor, " row"]
+    trajectory: Int[Tensor, " row"]
+    group: Int[Tensor, " row"]
+    reward: Float[Tensor, " row"]
+    valid: Bool[Tensor, " row"]
+    old_logprobs: Float[Tensor, "row token"] | None = None
+    ref_logprobs: Float[Tensor, "row token"] | None = None
+    advantages: Float[Tensor, "row token"] | None = None
+    weights: Float[Tensor, "row token"] | None = None
+    state: State | None = None
+
+    def __len__(self) -> int:
+        return len(self.length)
+
+    @staticmethod
+    def of(groups: Sequence[Group], state: State | None = None) -> Batch:
+        """One row for each segment that has a trained token; trajectories and groups get ids."""
+        rows: list[tuple[Segment, list[Turn], int, int, Trajectory]] = []
+        played = [(g, t) for g, group in enumerate(groups) for t in group.trajectories]
+        for number, (g, trajectory) in enumerate(played):
+            for s, segment in enumerate(trajectory.segments):
+                if segment.trained.any():
+                    turns = [t for t in trajectory.turns if t.segment == s]
+                    rows.append((segment, turns, number, g, trajectory))
+        if not rows:
+            raise ValueError("a batch needs at least one row with a trained token")
+        width = max(len(row[0].tokens) for row in rows)
+        segments = [row[0] for row in rows]
+        temperature = np.ones((len(rows), width), dtype=np.float32)
+        for i, (_, turns, _, _, _) in enumerate(rows):
+            for turn in turns:
+                # Greedy tokens are scored at temperature 1: at 0 log-probabilities are 0 or -inf.
+                temperature[i, turn.start : turn.stop] = turn.temperature or 1.0
+        rewards = [graded(row[4]) for row in rows]
+        # An invalid trajectory keeps its row, for the record, without a token that counts.
+        trained = [row[0].trained & r.valid for row, r in zip(rows, rewards, strict=True)]
+        return Batch(
+            tokens=_padded([s.tokens for s in segments], width, torch.int64),
+            trained=_padded(trained, width, torch.bool),
+            engine_logprobs=_padded([s.engine_logprobs for s in segments], width, torch.float32),
+            versions=_padded([s.versions for s in segments], width, torch.int64),
+            temperature=torch.from_numpy(temperature),
+            length=torch.tensor([len(s.tokens) for s in segments]),
+            trajectory=torch.tensor([row[2] for row in rows]),
+            group=torch.tensor([row[3] for row in rows]),
+            reward=torch.tensor([r.total for r in rewards], dtype=torch.float32),
+            valid=torch.tensor([r.valid for r in rewards]),
+            state=state,
+        )
+
+    def rows(self, index: Int[Tensor, " n"]) -> Batch:
+        """These rows of every column, in this order, cut to the longest of them."""
+        width = int(self.length[index].max()) if len(index) else 0
+
+        def take(column: Tensor | None) -> Tensor | None:
+            if column is None:
+                return None
+            return column[index][:, :width] if column.ndim == 2 else column[index]
+
+        columns: dict[str, Any] = {
+            k: take(v) for k, v in vars(self).items() if isinstance(v, Tensor)
+        }
+        return replace(self, **columns)
+
+    def to(self, device: torch.device) -> Batch:
+        """Every column on a device."""
+        columns: dict[str, Any] = {
+            k: v.to(device) for k, v in vars(self).items() if isinstance(v, Tensor)
+        }
+        return replace(self, **columns)
+
+    def updates(self, n: int, seed: int) -> Iterator[Tensor]:
+        """Row indices of ``n`` updates of about equal numbers of groups, shuffled by ``seed``.
+
+        Groups stay whole, so that shared prompts are computed once and every coupling holds.
+        """
+        groups = torch.unique(self.group)
+        if n > len(groups):
+            raise ValueError(f"cannot split {len(groups)} groups into {n} updates")
+        if n > 1:
+            shuffle = torch.Generator().manual_seed(seed)
+            groups = groups[torch.randperm(len(groups), generator=shuffle)]
+        for part in groups.tensor_split(n):
+            yield torch.isin(self.group, part).nonzero()[:, 0]
+
+    def micro(self, budget: int, couples: Couples) -> Iterator[Tensor]:
+        """Row indices of micro-batches of at most ``budget`` tokens, prompts counted once a group.
+
+        Groups stay together while they fit; a larger one is split as far as ``couples`` allows. A
+        unit that may not be split is given whole, however large.
+        """
+        pending: list[int] = []
+        spent = 0
+        for rows in self._units(budget, couples):
+            cost = _packed_tokens(self.tokens[rows], self.length[rows])
+            if pending and spent + cost > budget:
+                yield torch.tensor(pending)
+                pending, spent = [], 0
+            pending += rows.tolist()
+            spent += cost
+        if pending:
+            yield torch.tensor(pending)
+
+    def _units(self, budget: int, couples: Couples) -> Iterator[Tensor]:
+        for group in torch.unique(self.group):
+            rows = (self.group == group).nonzero()[:, 0]
+            cost = _packed_tokens(self.tokens[rows], self.length[rows])
+            if cost <= budget or couples == "group":
+                yield rows
+                continue
+            unit = self.trajectory if couples == "trajectory" else torch.arange(len(self))
+            whole = [rows[unit[rows] == u] for u in torch.unique(unit[rows])]
+            per = max(1, budget // max(1, cost // len(whole)))
+            for start in range(0, len(whole), per):
+                yield torch.cat(whole[start : start + per])
+
+    def by_trajectory(self, column: Tensor) -> tuple[Tensor, Tensor]:
+        """A [row] column as one value a trajectory, and each row's index into it."""
+        ids, inverse = torch.unique(self.trajectory, return_inverse=True)
+        first = torch.full_like(ids, len(self)).scatter_reduce(
+            0, inverse, torch.arange(len(self)), "amin"
+        )
+        return column[first], inverse
+
+    def spread(self, values: Float[Tensor, " trajectory"]) -> Float[Tensor, "row token"]:
+        """One value a trajectory onto every trained token of its rows."""
+        _, inverse = self.by_trajectory(self.reward)
+        return values[inverse][:, None] * self.trained
+
+
+def _padded(rows: Sequence[Any], width: int, dtype: torch.dtype) -> Tensor:
+    out = np.zeros((len(rows), width), dtype=rows[0].dtype)
+    for i, row in enumerate(rows):
+        out[i, : len(row)] = row
+    return torch.from_numpy(out).to(dtype)
+
+
+def shared_prefix(tokens: Int[Tensor, "row token"], length: Int[Tensor, " row"]) -> int:
+    """How many leading tokens all rows have in common, at most the shortest row less one."""
+    if len(tokens) == 1:
+        return int(length[0]) - 1
+    same = (tokens == tokens[:1]).all(0)
+    common = int(same.int().cumprod(0).sum())
+    return min(common, int(length.min()) - 1)
+
+
+def _packed_tokens(tokens: Tensor, length: Tensor) -> int:
+    prefix = shared_prefix(tokens, length)
+    return prefix + int((length - prefix).sum())
+
+
+@dataclass(frozen=True, eq=False)
+class Outputs:
+    """What a loss differentiates: the columns an algorithm's ``reads`` names, [row token]."""
+
+    logprobs: Float[Tensor, "row token"]
+    entropy: Float[Tensor, "row token"] | None = None
+
+
+Claim = Literal["equal_rewards_no_signal", "policy_gradient", "silent_without_advantage"]
+CLAIMS: Mapping[Claim, str] = {
+    "equal_rewards_no_signal": "equal rewards in every group give advantages of exactly 0",
+    "policy_gradient": "at ratio 1 the gradient is -advantage * weight for each log-probability",
+    "silent_without_advantage": "rows whose advantages are all 0 have no gradient and are skipped",
+}
+
+
+class Algorithm(Protocol):
+    """Advantages, weights and loss. Every implementation is a final frozen dataclass of settings.
+
+    ``needs``: columns filled without gradient before the advantages. ``reads``: what the loss
+    differentiates. ``couples``: what a micro-batch may not split. ``claims``: which of
+    ``CLAIMS`` hold for these settings; the battery checks each that is claimed.
+    """
+
+    @property
+    def needs(self) -> frozenset[Column]: ...
+
+    @property
+    def reads(self) -> frozenset[Read]: ...
+
+    @property
+    def couples(self) -> Couples: ...
+
+    @property
+    def claims(self) -> frozenset[Claim]: ...
+
+    def keep(self, group: Group) -> bool:
+        """Whether a finished group may be trained on (zero-variance filter, dynamic sampling)."""
+
+    def start(self) -> State:
+        """The state before the first step: kept in checkpoints, readable as ``batch.state``."""
+
+    def advance(self, state: State, metrics: Metrics) -> State:
+        """The state after a step with these metrics."""
+
+    def advantages(self, batch: Batch) -> Float[Tensor, "row token"]:
+        """Over the whole rollout batch; 0 where nothing was learned."""
+
+    def weights(self, batch: Batch) -> Float[Tensor, "row token"]:
+        """The aggregation over ONE update's batch: ``sum(loss * weights)`` is the update's loss."""
+
+    def loss(self, out: Outputs, batch: Batch) -> tuple[Tensor, Mapping[str, Tensor]]:
+        """Loss per token [row token], and metrics per token, averaged over trained tokens."""
+
+
+def with_old(batch: Batch, logprobs: Tensor) -> Batch:
+    """The batch with its ``old_logprobs``, taken live (detached) where they were not filled."""
+    if batch.old_logprobs is not None:
+        return batch
+    return replace(batch, old_logprobs=logprobs.detach())

@@ -1,0 +1,137 @@
+"""From a component's name and raw settings to its class and a checked instance.
+
+A component (an env, an algorithm, a source) is a frozen dataclass of its own settings. Nothing is
+registered: a folder's plain dict maps a short name to "module:Class", imported when asked for.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import importlib.util
+import json
+import sys
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any, TypeVar
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from upslope.seeds import seed_of
+from upslope.sentences import unknown, wrong
+from upslope.types import UserError
+
+T = TypeVar("T")
+STRICT = ConfigDict(strict=True, extra="forbid")
+
+
+def find(kinds: Mapping[str, str], name: str, kind: str) -> type[Any]:
+    """The class that ``name`` means: a key of ``kinds``, or ``path/to/file.py:Name``.
+
+    ``kind`` is the word for it in errors. Raises UserError where there is no such class.
+    """
+    if name in kinds:
+        module, _, attribute = kinds[name].partition(":")
+        return _attribute(importlib.import_module(module), attribute, name)
+    path, colon, attribute = name.rpartition(":")
+    if path.endswith(".py"):
+        return _attribute(_load(Path(path), kind), attribute, name)
+    if not colon and name.endswith(".py"):
+        raise UserError(f"{kind} {name} names a file but no class: write {name}:Name")
+    raise unknown(kind, name, [*kinds])
+
+
+def build(cls: type[T], values: Mapping[str, Any], at: str) -> T:
+    """A frozen dataclass from TOML values, its types checked strictly; ``at`` is its dotted key.
+
+    A whole number may stand for a number and a list for a tuple; nothing else is converted.
+    Raises UserError that names the key, what was given and what is expected.
+    """
+    if not dataclasses.is_dataclass(cls):
+        raise UserError(f"{at}: {cls.__name__} must be a dataclass of its settings")
+    fields = {f.name: f for f in dataclasses.fields(cls) if f.init}
+    for key in values:
+        if key not in fields:
+            raise unknown("setting", f"{at}.{key}", [f"{at}.{name}" for name in fields])
+    for name, field in fields.items():
+        if name not in values and _required(field):
+            raise UserError(f"{at}.{name} is missing: {cls.__name__} has no default for it")
+    hints = typing.get_type_hints(cls, include_extras=True)
+    given = {key: _checked(hints[key], value, f"{at}.{key}") for key, value in values.items()}
+    try:
+        return cls(**given)
+    except (ValueError, TypeError, UserError) as error:
+        raise UserError(f"{at}: {error}") from error
+
+
+def _required(field: dataclasses.Field[Any]) -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+
+
+def _checked(hint: Any, value: Any, at: str) -> Any:
+    """One value of a setting, checked; a nested dataclass is built from its own table."""
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
+        return build(hint, value, at)
+    try:
+        # Strict JSON, unlike strict Python, takes a list for a tuple: TOML has no tuples.
+        return TypeAdapter(hint, config=STRICT).validate_json(json.dumps(value, default=str))
+    except ValidationError as error:
+        found = error.errors(include_url=False)[0]
+        key = ".".join([at, *(str(part) for part in found["loc"] if part in _parts(value))])
+        hint, metadata = _bare_annotation(hint)
+        inner = None if found["loc"] else hint
+        raise wrong(key, found, inner, metadata) from error
+
+
+def _parts(value: Any) -> set[Any]:
+    """Keys and places of a raw value; the other parts of a location are pydantic's own labels."""
+    if isinstance(value, Mapping):
+        return set(value).union(*map(_parts, value.values()))
+    if isinstance(value, list | tuple):
+        return set(range(len(value))).union(*map(_parts, value))
+    return set()
+
+
+def _bare_annotation(hint: Any) -> tuple[Any, tuple[Any, ...]]:
+    """(type, constraints) of ``Annotated[type, constraints]`` and of a plain type."""
+    if typing.get_origin(hint) is typing.Annotated:
+        inner, *metadata = typing.get_args(hint)
+        return inner, tuple(metadata)
+    return hint, ()
+
+
+def _load(path: Path, kind: str) -> ModuleType:
+    """Import a file by path, once per process."""
+    if not path.is_file():
+        raise UserError(f"there is no file {path} to take the {kind} from")
+    # A module must be findable by name, or its dataclasses' type hints cannot be resolved.
+    name = f"upslope_file_{path.stem}_{seed_of(str(path.resolve())):x}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise UserError(f"{path} cannot be imported")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[name]
+        raise UserError(f"importing {path} failed: {type(error).__name__}: {error}") from error
+    return module
+
+
+def _attribute(module: ModuleType, attribute: str, name: str) -> type[Any]:
+    found = vars(module).get(attribute)
+    if isinstance(found, type):
+        return found
+    if found is not None:
+        raise UserError(f"{name}: {attribute} is not a class")
+    own = [
+        k
+        for k, v in vars(module).items()
+        if isinstance(v, type) and v.__module__ == module.__name__
+    ]
+    raise unknown("class", attribute, own)

@@ -1,0 +1,215 @@
+"""Samples in this process from a copy of the policy, with continuous batching.
+
+Requests queue, join the rows being decoded as others leave, and share the prefill of equal prompts
+admitted together. Who waits for what is here; the rows' lives are in ``running``, the numbers in
+``models.decoder``, ``models.cached`` and ``sampler``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+
+from upslope.engines.running import Group, Request, Running
+from upslope.engines.slots import Slots
+from upslope.engines.stops import Stops
+from upslope.models.cached import Cached
+from upslope.models.decoder import Decoder
+from upslope.models.fused import fits
+from upslope.models.policy import Policy, checksum
+from upslope.types import Completion, InFlight, Sampling, UserError, WeightSource
+
+Turn = asyncio.Future[None]  # of a load that waits for the requests before it
+
+
+class LocalEngine:
+    """``types.Engine`` over a policy of this process; decodes at most ``rows`` requests at once."""
+
+    def __init__(self, policy: Policy, rows: int = 256) -> None:
+        """Copy the policy's weights, as version 0."""
+        self._policy, self._rows = policy, rows
+        self._model = Decoder(policy) if fits(policy.model) else Cached(policy)
+        self._vocabulary = int(policy.model.get_input_embeddings().num_embeddings)
+        self._version, self._whole = 0, True
+        self._queue: deque[Group | Turn] = deque()
+        self._joinable: dict[tuple[int, ...], Group] = {}  # groups that a request may still join
+        self._pump: asyncio.Task[None] | None = None
+        self._reset()
+
+    @property
+    def fast(self) -> bool:
+        """Whether the fast decoder knows the architecture; if not, its own forward pass runs."""
+        return self._model.fast
+
+    @property
+    def version(self) -> int:
+        """Of the weights in use."""
+        return self._version
+
+    @property
+    def flops(self) -> float:
+        """Of all passes run so far, padding included."""
+        return self._model.flops
+
+    async def sample(self, tokens: Sequence[int], sampling: Sampling) -> Completion:
+        """Continue ``tokens``; UserError where these or the settings cannot be sampled from."""
+        request = self._checked(tuple(map(int, tokens)), sampling)
+        self._start()
+        group = self._joinable.get(request.prompt)
+        if group is None:
+            group = self._joinable[request.prompt] = []
+            self._queue.append(group)
+        group.append(request)
+        try:
+            return await request.answer
+        except asyncio.CancelledError:
+            self._drop(request)
+            raise
+
+    async def load_weights(
+        self, source: WeightSource, version: int, in_flight: InFlight = "finish"
+    ) -> None:
+        """Copy weights; ``version`` may not go down (ValueError).
+
+        "finish" waits for every request made before it, and later ones wait for the load. "keep"
+        loads between two tokens; "recompute" then also rebuilds the running requests' caches.
+        """
+        if in_flight == "finish" and (self._queue or self._running.requests):
+            await self._load_in_turn(source, version)
+            return
+        self._load(source, version)
+        if in_flight == "recompute":
+            self._stale = True
+
+    async def checksum(self) -> str:
+        """Of the weights in use."""
+        return checksum(self._model.tensors())
+
+    def _checked(self, prompt: tuple[int, ...], sampling: Sampling) -> Request:
+        name, context = self._policy.name, self._policy.context
+        if not self._whole:
+            raise RuntimeError("the engine's last load of weights failed half way: load them again")
+        if not prompt:
+            raise UserError("the prompt has no tokens: give the engine at least one to continue")
+        if min(prompt) < 0 or max(prompt) >= self._vocabulary:
+            raise UserError(
+                f"the prompt has token ids outside the vocabulary of model {name!r}: encode it "
+                "with that model's own tokenizer"
+            )
+        if len(prompt) >= context:
+            raise UserError(
+                f"the prompt has {len(prompt)} tokens, which leaves no room for a reply in the "
+                f"{context} tokens of context that model {name!r} has: shorten the prompt"
+            )
+        if sampling.max_tokens < 1:
+            raise UserError(f"max_tokens is {sampling.max_tokens}: ask for at least one token")
+        if not 0 <= sampling.temperature < math.inf:
+            raise UserError(f"temperature is {sampling.temperature}: give 0 or a positive number")
+        limit = min(sampling.max_tokens, context - len(prompt))
+        return Request(prompt, sampling, limit, asyncio.get_running_loop().create_future())
+
+    async def _load_in_turn(self, source: WeightSource, version: int) -> None:
+        self._start()
+        turn: Turn = asyncio.get_running_loop().create_future()
+        self._queue.append(turn)
+        self._joinable = {}
+        try:
+            await turn
+            self._load(source, version)
+        finally:
+            if turn in self._queue:
+                self._queue.remove(turn)
+
+    def _load(self, source: WeightSource, version: int) -> None:
+        if version < self._version:
+            raise ValueError(f"weight versions never go down: {version} after {self._version}")
+        self._whole = False
+        self._model.load(source.tensors())
+        self._whole, self._version = True, version
+
+    def _start(self) -> None:
+        """Have the pump run in this event loop; what an earlier loop left behind is forgotten."""
+        loop = asyncio.get_running_loop()
+        if self._pump is not None and self._pump.get_loop() is not loop:
+            self._reset()
+            self._pump = None
+        if self._pump is None or self._pump.done():
+            self._pump = loop.create_task(self._run())
+            self._pump.add_done_callback(self._ended)
+
+    async def _run(self) -> None:
+        """The pump: admit, decode, and let others run, until nobody waits."""
+        seen = -1
+        while seen != (seen := sum(map(len, self._groups()))):
+            await asyncio.sleep(0)  # requests on their way can still share the first prefill
+        while self._queue or self._running.requests:
+            if self._stale:
+                self._running.rebuild()
+                self._stale = False
+            groups = self._admitted()
+            if groups:
+                self._running.join(groups, self._version)
+            if self._running.requests:
+                self._running.step(self._version)
+            await asyncio.sleep(0)
+
+    def _admitted(self) -> list[Group]:
+        """The groups whose turn it is. One that does not fit yet waits, to share its prefill."""
+        groups: list[Group] = []
+        room = self._running.room
+        while self._queue and room:
+            head = self._queue[0]
+            if isinstance(head, asyncio.Future):
+                if room == self._rows and not head.done():
+                    head.set_result(None)
+                break
+            if room < min(len(head), self._rows):
+                break
+            groups.append(head[:room])
+            room -= len(groups[-1])
+            del head[: len(groups[-1])]
+            if not head:
+                self._unqueue(head, groups[-1][0].prompt)
+        return groups
+
+    def _drop(self, request: Request) -> None:
+        """Forget a request that nobody waits for any more."""
+        self._running.drop(request)
+        for group in self._groups():
+            if request in group:
+                group.remove(request)
+                if not group:
+                    self._unqueue(group, request.prompt)
+
+    def _groups(self) -> list[Group]:
+        return [item for item in self._queue if isinstance(item, list)]
+
+    def _unqueue(self, group: Group, prompt: tuple[int, ...]) -> None:
+        index = next(i for i, item in enumerate(self._queue) if item is group)
+        del self._queue[index]
+        if self._joinable.get(prompt) is group:
+            del self._joinable[prompt]
+
+    def _ended(self, pump: asyncio.Task[None]) -> None:
+        """What stopped the pump early is raised in everyone who waits for it."""
+        error = None if pump.cancelled() else pump.exception()
+        if error is None and not pump.cancelled():
+            return
+        requests = [*self._running.requests, *(r for group in self._groups() for r in group)]
+        waiting: list[asyncio.Future[Any]] = [request.answer for request in requests]
+        waiting += [item for item in self._queue if isinstance(item, asyncio.Future)]
+        self._reset()
+        for future in waiting:
+            if error is None:
+                future.cancel()
+            elif not future.done():
+                future.set_exception(error)
+
+    def _reset(self) -> None:
+        self._queue, self._joinable = deque(), {}
+        slots = Slots(self._rows, self._policy.eos, Stops(self._policy.tokenizer))
+        self._running = Running(self._model, slots, self._rows)
+        self._stale = False

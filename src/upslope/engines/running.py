@@ -1,0 +1,142 @@
+"""The requests being decoded: they join after a prefill, advance together, and leave one by one.
+
+Bookkeeping between the model's rows, the slots and the requests; who waits, and why, is in
+``local``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from upslope.engines.sampler import draw
+from upslope.engines.slots import Ids, Mask, Slots
+from upslope.models.cached import Cached
+from upslope.models.decoder import Decoder
+from upslope.types import Completion, Sampling, StopReason, Usage
+
+
+@dataclass(eq=False, slots=True)
+class Request:
+    """One call of ``sample``. ``spent``: the decode FLOPs of a row when the request joined."""
+
+    prompt: tuple[int, ...]
+    sampling: Sampling
+    limit: int
+    answer: asyncio.Future[Completion]
+    slot: int = -1
+    usage: Usage = field(default_factory=Usage)
+    spent: float = 0.0
+
+
+Group = list[Request]  # of one prompt, so that it is prefilled once
+
+
+class Running:
+    """Every running request has a slot, and a row in the model; ``_ids`` is each row's slot."""
+
+    def __init__(self, model: Decoder | Cached, slots: Slots, rows: int) -> None:
+        """Nothing runs yet; at most ``rows`` requests ever will."""
+        self._model, self._slots = model, slots
+        self._free = list(range(rows))
+        self._live: dict[int, Request] = {}
+        self._ids: Ids = np.arange(0)
+        self._spent = 0.0
+        model.clear()
+
+    @property
+    def requests(self) -> list[Request]:
+        """Those that run now."""
+        return list(self._live.values())
+
+    @property
+    def room(self) -> int:
+        """How many more may join."""
+        return len(self._free)
+
+    def join(self, groups: list[Group], version: int) -> None:
+        """Prefill groups, in as many passes as the model wants, and sample their first tokens."""
+        for chosen in self._model.passes([len(group[0].prompt) for group in groups]):
+            self._prefill([groups[i] for i in chosen], version)
+
+    def step(self, version: int) -> None:
+        """Sample one more token for every request; those that end get their answer."""
+        before = self._model.flops
+        logits = self._model.step(torch.from_numpy(self._slots.last(self._ids)))
+        self._spent += (self._model.flops - before) / len(self._ids)
+        self._leave(self._sampled(0, logits, version))
+
+    def drop(self, request: Request) -> None:
+        """Forget a request, if it runs."""
+        if self._live.get(request.slot) is request:
+            self._release(request.slot)
+            self._leave(self._ids != request.slot)
+
+    def rebuild(self) -> None:
+        """Compute all stored keys and values again, with the weights as they are now."""
+        requests = [self._live[slot] for slot in self._ids.tolist()]
+        rows = [(*r.prompt, *self._slots.sampled(r.slot)[0][:-1].tolist()) for r in requests]
+        self._model.clear()
+        order: list[int] = []
+        for chosen in self._model.passes([len(row) for row in rows]):
+            before = self._model.flops
+            self._model.prefill([rows[i] for i in chosen], range(len(chosen)))
+            share = (self._model.flops - before) / len(chosen)
+            for i in chosen:
+                requests[i].usage += Usage(computed=len(rows[i]), prefill_flops=share)
+            order += chosen
+        self._ids = self._ids[order]
+        self._leave(np.ones(len(order), dtype=np.bool_))
+
+    def _prefill(self, groups: list[Group], version: int) -> None:
+        before, joined = self._model.flops, len(self._ids)
+        owner = [i for i, group in enumerate(groups) for _ in group]
+        logits = self._model.prefill([group[0].prompt for group in groups], owner)
+        share = (self._model.flops - before) / len(owner)
+        for group in groups:
+            length = len(group[0].prompt)
+            for request in group:
+                first = request is group[0]
+                request.usage = Usage(length * first, length * (not first), prefill_flops=share)
+                request.spent, request.slot = self._spent, self._free.pop()
+                self._live[request.slot] = request
+                self._slots.admit(request.slot, request.sampling, request.limit)
+        slots = [request.slot for group in groups for request in group]
+        self._ids = np.concatenate((self._ids, slots))
+        self._leave(self._sampled(joined, logits[torch.tensor(owner)], version))
+
+    def _sampled(self, first: int, logits: Tensor, version: int) -> Mask:
+        """Sample for the rows from ``first`` on; which of all rows are still alive."""
+        ids = self._ids[first:]
+        temperature, uniform = map(torch.from_numpy, self._slots.randomness(ids))
+        device = logits.device
+        tokens, logprobs = draw(logits, temperature.to(device), uniform.to(device))
+        drawn = tokens.cpu().numpy(), logprobs.cpu().numpy()
+        ended, stopped = self._slots.record(ids, *drawn, version)
+        for row in np.flatnonzero(ended).tolist():
+            self._answer(int(ids[row]), bool(stopped[row]))
+        alive = np.ones(len(self._ids), dtype=np.bool_)
+        alive[first:] = ~ended
+        return alive
+
+    def _answer(self, slot: int, stopped: bool) -> None:
+        request = self._live[slot]
+        tokens, logprobs, versions = self._slots.sampled(slot)
+        spent = Usage(decoded=len(tokens), decode_flops=self._spent - request.spent)
+        reason: StopReason = "stop" if stopped else "length"
+        if not request.answer.done():
+            request.answer.set_result(
+                Completion(tokens, logprobs, versions, reason, request.usage + spent)
+            )
+        self._release(slot)
+
+    def _release(self, slot: int) -> None:
+        del self._live[slot]
+        self._free.append(slot)
+
+    def _leave(self, alive: Mask) -> None:
+        self._ids = self._ids[self._model.keep(alive)]

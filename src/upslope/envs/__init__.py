@@ -1,0 +1,5 @@
+"""Envs by name; one file each. ``file.py:Name`` names one from outside the package."""
+
+ENVS = {
+    "arithmetic": "upslope.envs.arithmetic:Arithmetic",
+}

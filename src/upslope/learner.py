@@ -1,0 +1,226 @@
+"""Holds the policy and its optimiser; turns a batch into one update. Knows no algorithm by name.
+
+It fills the columns an algorithm needs, computes what its loss reads, and sums ``loss * weights``.
+Weights are set over the whole update, so that no split into micro-batches changes the gradient.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from upslope import losses
+from upslope.batch import Algorithm, Batch, Column, Outputs, with_old
+from upslope.models.logprobs import Work, prepare, token_logprobs
+from upslope.models.policy import Policy
+from upslope.settings import Learner as LearnerSettings
+from upslope.types import Metrics, UserError
+
+Phase = Literal["update", "reference"]
+Spend = Callable[[Phase, float, int], None]
+
+
+class Learner:
+    """``spend(phase, flops, tokens)`` is told of every pass; ``reference`` serves a KL penalty."""
+
+    def __init__(
+        self,
+        policy: Policy,
+        settings: LearnerSettings,
+        spend: Spend,
+        reference: Policy | None = None,
+    ) -> None:
+        self.policy, self.settings, self.spend = policy, settings, spend
+        self.reference = reference
+        prepare(policy)
+        policy.model.train()  # the loader turned dropout off; this enables checkpointing hooks only
+        self.optimiser = torch.optim.AdamW(
+            policy.model.parameters(),
+            lr=settings.lr,
+            betas=(settings.beta1, settings.beta2),
+            eps=settings.eps,
+            weight_decay=settings.weight_decay,
+            fused=True,
+        )
+        self.done = 0
+        self.bad = 0
+
+    def fill(self, batch: Batch, columns: Iterable[Column]) -> Batch:
+        """The batch with these columns, computed without gradient before its first update."""
+        for column in columns:
+            if column == "ref_logprobs" and self.reference is None:
+                raise ValueError("this learner was made without a reference policy")
+            if column == "ref_logprobs" and self.reference is not None:
+                values = self._scored(self.reference, batch, "reference")
+                batch = replace(batch, ref_logprobs=values)
+            else:
+                batch = replace(batch, old_logprobs=self._scored(self.policy, batch, "update"))
+        return batch
+
+    def _scored(self, policy: Policy, batch: Batch, phase: Phase) -> Tensor:
+        values = torch.zeros(batch.tokens.shape)
+        for rows in batch.micro(self.settings.micro_tokens, "row"):
+            part = batch.rows(rows)
+            with torch.no_grad():
+                logprobs, _, work = _forward(policy, part, entropy=False)
+            values[rows[:, None], torch.arange(logprobs.shape[1])] = logprobs.cpu()
+            self.spend(phase, work.forward, int(part.length.sum()))
+        return values
+
+    def update(self, batch: Batch, algorithm: Algorithm, importance_cap: float = 0.0) -> Metrics:
+        """Exactly one optimiser step; ``importance_cap`` above 0 weighs tokens by old / engine.
+
+        A non-finite loss or gradient skips the step; past ``bad_steps`` in a row: UserError.
+        """
+        tally = self.accumulate(batch, algorithm, self.settings.micro_tokens, importance_cap)
+        norm = self._step(tally)
+        return {**tally.metrics(), "update/grad_norm": norm, "update/skipped": float(self.bad)}
+
+    def accumulate(
+        self, batch: Batch, algorithm: Algorithm, budget: int, importance_cap: float = 0.0
+    ) -> Tally:
+        """Add the update's gradient to the parameters', in micro-batches of ``budget`` tokens."""
+        batch = replace(batch, weights=self._weights(batch, algorithm, importance_cap))
+        live = batch.rows(live_rows(batch, algorithm))
+        tally = Tally()
+        for rows in live.micro(budget, algorithm.couples):
+            self._accumulate(live.rows(rows), algorithm, tally)
+        if not len(live):
+            # Drift is looked at in every step, also where nothing is to be learned.
+            with torch.no_grad():
+                self._score(batch.rows(torch.arange(1)), algorithm, tally)
+        tally.live = int(live.trained.sum()) / max(int(batch.trained.sum()), 1)
+        return tally
+
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """The weights, by Hugging Face name (``types.WeightSource``)."""
+        return self.policy.tensors()
+
+    def state(self) -> Mapping[str, Any]:
+        """The optimiser and counters, for a checkpoint; the weights are saved beside it."""
+        return {"optimiser": self.optimiser.state_dict(), "done": self.done, "bad": self.bad}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Continue from a checkpoint's state."""
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.done, self.bad = int(state["done"]), int(state["bad"])
+
+    def _weights(self, batch: Batch, algorithm: Algorithm, cap: float) -> Tensor:
+        weights = algorithm.weights(batch)
+        if cap and batch.old_logprobs is not None:
+            weights = weights * losses.importance(batch.old_logprobs, batch.engine_logprobs, cap)
+        return weights
+
+    def _score(
+        self, part: Batch, algorithm: Algorithm, tally: Tally
+    ) -> tuple[Outputs, Batch, Work]:
+        logprobs, entropy, work = _forward(self.policy, part, "entropy" in algorithm.reads)
+        part = with_old(part.to(logprobs.device), logprobs)
+        tally.drift(logprobs.detach(), part)
+        self.spend("update", work.forward, int(part.length.sum()))
+        return Outputs(logprobs, entropy), part, work
+
+    def _accumulate(self, part: Batch, algorithm: Algorithm, tally: Tally) -> None:
+        out, part, work = self._score(part, algorithm, tally)
+        per_token, metrics = algorithm.loss(out, part)
+        assert part.weights is not None
+        counts = part.trained & (part.weights != 0)
+        # where, not times: what a loss says off the trained tokens may be infinite.
+        loss = torch.where(counts, per_token * part.weights, 0.0).sum()
+        loss.backward()
+        self.spend("update", work.backward, 0)
+        tally.loss(loss.detach(), metrics, part.trained)
+
+    def _step(self, tally: Tally) -> float:
+        """Clip and step, unless something is not finite; the gradient's norm before clipping."""
+        parameters = list(self.policy.model.parameters())
+        norm = float(torch.nn.utils.clip_grad_norm_(parameters, self.settings.clip or math.inf))
+        if math.isfinite(norm) and math.isfinite(tally.total):
+            warmed = min(1.0, (self.done + 1) / (self.settings.warmup + 1))
+            for group in self.optimiser.param_groups:
+                group["lr"] = self.settings.lr * warmed
+            self.optimiser.step()
+            self.done, self.bad = self.done + 1, 0
+        else:
+            self.bad += 1
+        self.optimiser.zero_grad()
+        if self.bad > self.settings.bad_steps:
+            raise UserError(
+                f"loss or gradient not finite in {self.bad} updates in a row: lower learner.lr, "
+                "or look at the rewards and log-probabilities of the last steps"
+            )
+        return norm
+
+
+class Tally:
+    """Sums over the micro-batches of one update."""
+
+    def __init__(self) -> None:
+        self.total = self.live = 0.0
+        self.sums: dict[str, tuple[float, int]] = {}
+        self.worst: dict[str, float] = {}
+
+    def drift(self, logprobs: Tensor, part: Batch) -> None:
+        """Engine against learner, and learner now against old, on trained tokens."""
+        assert part.old_logprobs is not None
+        trained = part.trained
+        apart = (logprobs - part.engine_logprobs)[trained].abs()
+        rho = losses.ratio(logprobs, part.old_logprobs)[trained]
+        self.add("policy/surprise", -logprobs[trained])
+        self.add("ratio/mean", rho)
+        self.add("drift/mean", apart[~apart.isnan()])  # recorded tokens: no engine said anything
+        for name, values in (("drift/max", apart[~apart.isnan()]), ("ratio/max", rho)):
+            if len(values):
+                self.worst[name] = max(self.worst.get(name, 0.0), float(values.max()))
+
+    def loss(self, loss: Tensor, metrics: Mapping[str, Tensor], trained: Tensor) -> None:
+        """One micro-batch's loss and its algorithm's per-token metrics."""
+        self.total += float(loss)
+        for name, value in metrics.items():
+            self.add(name, value[trained])
+
+    def add(self, name: str, values: Tensor) -> None:
+        """Values to be averaged over all micro-batches."""
+        total, count = self.sums.get(name, (0.0, 0))
+        if len(values):
+            self.sums[name] = total + float(values.sum()), count + len(values)
+
+    def metrics(self) -> Metrics:
+        """Means over the tokens seen."""
+        means = {name: total / count for name, (total, count) in self.sums.items()}
+        totals = {"update/loss": self.total, "update/live_share": self.live}
+        return {**totals, **means, **self.worst}
+
+
+def live_rows(batch: Batch, algorithm: Algorithm) -> Tensor:
+    """Indices of rows that can have a gradient."""
+    counts = batch.trained.any(1)
+    if "silent_without_advantage" in algorithm.claims:
+        assert batch.advantages is not None
+        counts = counts & (batch.advantages != 0).any(1)
+    return counts.nonzero()[:, 0]
+
+
+def frozen_copy(policy: Policy) -> Policy:
+    """A copy that is never trained, as a reference."""
+    copied = replace(policy, model=copy.deepcopy(policy.model))
+    copied.model.requires_grad_(False)
+    return copied
+
+
+def _forward(policy: Policy, part: Batch, entropy: bool) -> tuple[Tensor, Tensor | None, Work]:
+    return token_logprobs(
+        policy,
+        part.tokens,
+        part.length,
+        part.group,
+        part.trained,
+        part.temperature,
+        entropy=entropy,
+    )

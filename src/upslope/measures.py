@@ -1,0 +1,60 @@
+"""What a step says about itself: metrics of its groups, and of several updates as one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from upslope.types import Group, Metrics, Trajectory, graded
+
+
+def rollout_metrics(groups: Sequence[Group], version: int) -> Metrics:
+    """Reward, parts, costs, length, signal and staleness of groups trained at ``version``."""
+    plays = played(groups)
+    rewards = [graded(t) for t in plays]
+    valid = [r for r in rewards if r.valid]
+    metrics = {
+        "reward/invalid_share": 1 - len(valid) / len(rewards),
+        "length/mean": float(np.mean([t.length for t in plays])),
+        "length/max": float(max(t.length for t in plays)),
+        "length/truncated_share": float(
+            np.mean([t.turns[-1].stop_reason == "length" for t in plays])
+        ),
+        "groups/mixed_share": float(np.mean([mixed(g) for g in groups])),
+        "staleness/max": float(max(version - g.version for g in groups)),
+        "staleness/mean": float(np.mean([version - g.version for g in groups])),
+        # Nothing graded is not a reward of 0, but a row without a number helps nobody plot it.
+        "reward/mean": float(np.mean([r.total for r in valid])) if valid else 0.0,
+        "reward/std": float(np.std([r.total for r in valid])) if valid else 0.0,
+    }
+    for name in sorted({name for r in valid for name in r.parts}):
+        metrics[f"reward/part/{name}"] = float(np.mean([r.parts.get(name, 0.0) for r in valid]))
+    for name in sorted({name for r in valid for name in r.costs}):
+        metrics[f"reward/cost/{name}"] = float(np.mean([r.costs.get(name, 0.0) for r in valid]))
+    return metrics
+
+
+def played(groups: Sequence[Group]) -> list[Trajectory]:
+    """All their trajectories, in order."""
+    return [t for g in groups for t in g.trajectories]
+
+
+def mixed(group: Group) -> bool:
+    """Whether its valid members earned different rewards, without which there is no signal."""
+    return len({r.total for r in group.rewards if r.valid}) > 1
+
+
+def merged(updates: Sequence[Metrics]) -> Metrics:
+    """Metrics of several updates: their mean, and the largest where the name ends in ``max``.
+
+    ``ratio/first`` is the first update's mean ratio, 1 unless its data is stale.
+    """
+    names = dict.fromkeys(name for metrics in updates for name in metrics)
+    out: Metrics = {}
+    for name in names:
+        values = [m[name] for m in updates if name in m]
+        out[name] = max(values) if name.endswith("/max") else float(np.mean(values))
+    if "ratio/mean" in updates[0]:
+        out["ratio/first"] = updates[0]["ratio/mean"]
+    return out

@@ -1,0 +1,120 @@
+"""Decoding with a model's own forward pass and cache: for what ``decoder`` does not know.
+
+Right for any architecture whose cache can drop rows, slow: only prompts of one length are
+decoded together, and every row stores its prompt.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import DynamicCache
+
+from upslope.models.cohorts import leave
+from upslope.models.fused import fill
+from upslope.models.policy import Policy
+
+PASS_TOKENS = 4096  # of one prefill pass: bounds its activations
+
+
+@dataclass(eq=False, slots=True)
+class _Peers:
+    """Rows of one length. The cache always holds two rows at least: see ``Decoder.step``."""
+
+    cache: DynamicCache
+    rows: int
+    length: int
+
+    def select(self, order: Tensor) -> None:
+        """Keep the rows ``order``, in that order."""
+        self.rows = len(order)
+        self.cache.batch_select_indices(_two(order))
+
+
+class Cached:
+    """The methods of ``decoder.Decoder``, with the same meaning."""
+
+    fast = False
+
+    def __init__(self, policy: Policy) -> None:
+        """Copy the policy's model; keeps its dtype and device."""
+        self._policy = copy.copy(policy)
+        self._policy.model = copy.deepcopy(policy.model).eval().requires_grad_(False)
+        if policy.packs:  # its attention is for packed rows without a cache
+            self._policy.model.set_attn_implementation("sdpa")
+        self._peers: list[_Peers] = []
+        self.flops = 0.0
+
+    def load(self, tensors: Iterable[tuple[str, Tensor]]) -> None:
+        """Copy weights in place; ValueError where a tensor is missing, unknown or misshapen."""
+        fill(dict(self._policy.tensors()), tensors)
+
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """The weights in use by Hugging Face name."""
+        yield from self._policy.tensors()
+
+    def passes(self, lengths: Sequence[int]) -> list[list[int]]:
+        """Which prompts to prefill together: equal lengths, bounded tokens."""
+        passes: list[list[int]] = []
+        order = sorted(range(len(lengths)), key=lambda i: lengths[i])
+        for length, same in groupby(order, key=lambda i: lengths[i]):
+            prompts, most = list(same), max(1, PASS_TOKENS // length)
+            passes += [prompts[i : i + most] for i in range(0, len(prompts), most)]
+        return passes
+
+    @torch.inference_mode()
+    def prefill(self, prompts: Sequence[Sequence[int]], owner: Sequence[int]) -> Tensor:
+        """Add rows continuing ``prompts[owner[row]]``; next-token logits [prompts, vocabulary]."""
+        model = self._policy.model
+        peers = _Peers(DynamicCache(config=model.config), len(owner), 0)
+        logits = self._forward(peers, _two(torch.tensor(prompts, device=model.device)))
+        peers.select(torch.tensor(owner, device=model.device))
+        self._peers.append(peers)
+        return logits[: len(prompts)]
+
+    @torch.inference_mode()
+    def step(self, tokens: Tensor) -> Tensor:
+        """Feed each row its ``tokens`` [rows]; next-token logits [rows, vocabulary]."""
+        parts = tokens.to(self._policy.model.device).split([p.rows for p in self._peers])
+        return torch.cat(
+            [
+                self._forward(peers, _two(part)[:, None])[: peers.rows]
+                for peers, part in zip(self._peers, parts, strict=True)
+            ]
+        )
+
+    @torch.inference_mode()
+    def keep(self, alive: NDArray[np.bool_]) -> NDArray[np.int64]:
+        """Let rows go; returns the old places of the rows that stay, in their new order."""
+        kept = leave(self._peers, alive, self._policy.model.device)
+        self._peers = [peers for peers, _ in kept]
+        return np.concatenate([np.arange(0), *(places for _, places in kept)])
+
+    def clear(self) -> None:
+        """Let all rows go."""
+        self._peers = []
+
+    def _forward(self, peers: _Peers, tokens: Tensor) -> Tensor:
+        """Logits [rows, vocabulary] after the last of ``tokens`` [rows, new], in float32."""
+        rows, new = tokens.shape
+        trunk = self._policy.trunk
+        states = trunk(input_ids=tokens, past_key_values=peers.cache, use_cache=True)
+        peers.length += new
+        pairs = rows * new * peers.length
+        self.flops += self._policy.cost.forward(rows * new, pairs, rows)
+        weight, bias = self._policy.head()
+        last = states.last_hidden_state[:, -1].float()
+        return F.linear(last, weight.float(), None if bias is None else bias.float())
+
+
+def _two(rows: Tensor) -> Tensor:
+    """At least two rows: a one-row product rounds differently from the same row in a batch."""
+    return rows if len(rows) > 1 else rows.repeat(2, *[1] * (rows.dim() - 1))

@@ -1,0 +1,244 @@
+"""Keys and values of the rows being decoded: a prompt's once, however many rows continue it.
+
+Storage and the attention that reads it; which request a row belongs to is the engine's business.
+"""
+
+from __future__ import annotations
+
+from itertools import combinations
+from typing import Protocol, TypeVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+ROOM = 8  # columns a row's own keys begin with; doubled when they are full
+SCALAR = 400  # multiplications below which torch's CPU batch product is a slow scalar loop
+VECTOR = 16  # columns below which its softmax is one
+
+
+class Cohort:
+    """Rows prefilled in one pass, or merged since.
+
+    Prompts lie in a grid of [prompts, width] places, so that all rows of a prompt read its keys in
+    one product. Rows' own keys all end at column ``used`` and begin at ``start``, which differs
+    between rows only after a merge.
+    """
+
+    def __init__(self, keys: Tensor, values: Tensor, lengths: Tensor, owner: Tensor) -> None:
+        """Rows that continue prompt ``owner[row]``.
+
+        ``keys`` [layers, prompts, kv, size, longest], ``values`` [layers, prompts, kv, longest,
+        size], ``lengths`` [prompts], ``owner`` [rows].
+        """
+        self.keys, self.values, self.lengths, self.owner = keys, values, lengths, owner
+        self.position = lengths[owner]
+        self.start = torch.zeros_like(owner)
+        self.used = 0
+        self.slots: Tensor | None = None
+        self.fill: Tensor | None = None
+        layers, _, kv, size, _ = keys.shape
+        self.own_keys = keys.new_empty(layers, len(owner), kv, ROOM, size)
+        self.own_values = torch.empty_like(self.own_keys)
+        self._arrange()
+
+    @property
+    def rows(self) -> int:
+        """Rows that are still decoded."""
+        return len(self.owner)
+
+    @property
+    def pairs(self) -> int:
+        """Query-key pairs of one decode step, padding included."""
+        return len(self.lengths) * self.width * self.keys.shape[-1] + self.rows * (self.used + 1)
+
+    def select(self, order: Tensor) -> None:
+        """Keep the rows ``order``, in that order."""
+        rows = len(order)
+        if 2 * rows <= self.own_keys.shape[1]:
+            self.own_keys, self.own_values = self.own_keys[:, order], self.own_values[:, order]
+        else:
+            moved = (order != torch.arange(rows, device=order.device)).nonzero()[:, 0]
+            for own in (self.own_keys, self.own_values):
+                own[:, moved, :, : self.used] = own[:, order[moved], :, : self.used]
+        self.owner, self.position = self.owner[order], self.position[order]
+        self.start = self.start[order]
+        self._arrange()
+
+    def absorb(self, other: Cohort) -> None:
+        """Take over another cohort's rows, placed after one's own."""
+        longest = max(self.keys.shape[-1], other.keys.shape[-1])
+        both = (self, other)
+        pads = [longest - c.keys.shape[-1] for c in both]
+        used = max(c.used - int(c.start.min()) for c in both)
+        starts = [c.start + (used - c.used) for c in both]
+        self.keys = torch.cat([F.pad(c.keys, (0, p)) for c, p in zip(both, pads, strict=True)], 1)
+        self.values = torch.cat(
+            [F.pad(c.values, (0, 0, 0, p)) for c, p in zip(both, pads, strict=True)], 1
+        )
+        own_keys = [_ending_at(c.own_keys[:, : c.rows, :, : c.used], used) for c in both]
+        own_values = [_ending_at(c.own_values[:, : c.rows, :, : c.used], used) for c in both]
+        self.own_keys, self.own_values = torch.cat(own_keys, 1), torch.cat(own_values, 1)
+        self.owner = torch.cat([self.owner, other.owner + len(self.lengths)])
+        self.lengths = torch.cat([self.lengths, other.lengths])
+        self.position = torch.cat([self.position, other.position])
+        self.start, self.used = torch.cat(starts), used
+        self._arrange()
+
+    def open(self) -> None:
+        """Make room for one more token in every row."""
+        room = self.own_keys.shape[3]
+        if self.used == room:
+            self.own_keys = F.pad(self.own_keys, (0, 0, 0, room))
+            self.own_values = F.pad(self.own_values, (0, 0, 0, room))
+            self._mask_own()
+
+    def close(self) -> None:
+        """One more token was stored in every row."""
+        self.used += 1
+        self.position += 1
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Store the new token's ``k`` and ``v`` [rows, kv, size] and attend with scaled ``q``.
+
+        ``q`` and the result are [rows, heads, size].
+        """
+        rows, heads, size = q.shape
+        kv, end = k.shape[1], self.used + 1
+        self.own_keys[layer, :rows, :, self.used] = k
+        self.own_values[layer, :rows, :, self.used] = v
+        q = q.reshape(rows, kv, heads // kv, size)
+        far = self._from_prompts(self._to_prompts(q) @ self.keys[layer], self.far_mask)
+        near = q @ self.own_keys[layer, :rows, :, :end].transpose(-1, -2)
+        if self.near_mask is not None:
+            near += self.near_mask[..., :end]
+        weights = _softmax(torch.cat((far, near), -1))
+        seen = weights[..., : far.shape[-1]]
+        out = self._from_prompts(self._to_prompts(seen) @ self.values[layer], None)
+        weights = weights[..., far.shape[-1] :]
+        own_values = self.own_values[layer, :rows]
+        if end * heads // kv * size >= SCALAR:
+            return (out + weights @ own_values[:, :, :end]).reshape(rows, heads, size)
+        for column in range(end):
+            out = torch.addcmul(out, weights[..., column, None], own_values[:, :, column, None])
+        return out.reshape(rows, heads, size)
+
+    def _to_prompts(self, x: Tensor) -> Tensor:
+        """From [rows, kv, g, any] to [prompts, kv, width * g, any]; empty places repeat a row."""
+        if self.fill is not None:
+            x = x.index_select(0, self.fill)
+        _, kv, g, last = x.shape
+        grid = x.view(-1, self.width, kv, g, last).transpose(1, 2)
+        return grid.reshape(-1, kv, self.width * g, last)
+
+    def _from_prompts(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """Back from [prompts, kv, width * g, any] to [rows, kv, g, any]."""
+        if mask is not None:
+            x += mask
+        prompts, kv, places, last = x.shape
+        g = places // self.width
+        grid = x.view(prompts, kv, self.width, g, last).transpose(1, 2)
+        flat = grid.reshape(prompts * self.width, kv, g, last)
+        return flat if self.slots is None else flat.index_select(0, self.slots)
+
+    def _arrange(self) -> None:
+        """Give every row its place in the grid, and drop prompts once many have no row left."""
+        live, owner = torch.unique(self.owner, return_inverse=True)
+        if 4 * len(live) <= 3 * len(self.lengths):
+            self.owner, self.lengths = owner, self.lengths[live]
+            longest = int(self.lengths.max())
+            self.keys = self.keys[..., :longest][:, live]
+            self.values = self.values[..., :longest, :][:, live]
+        prompts, rows = len(self.lengths), torch.arange(self.rows, device=self.owner.device)
+        counts = torch.bincount(self.owner, minlength=prompts)
+        self.width = int(counts.max())
+        order = torch.argsort(self.owner, stable=True)
+        slots = torch.empty_like(order)
+        slots[order] = rows - (counts.cumsum(0) - counts)[self.owner[order]]
+        slots += self.owner * self.width
+        fill = slots.new_zeros(prompts * self.width)
+        fill[slots] = rows
+        regular = len(fill) == self.rows and bool((slots == rows).all())
+        self.slots, self.fill = (None, None) if regular else (slots, fill)  # None: as they are
+        self.far_mask = _mask(torch.arange(self.keys.shape[-1], device=rows.device), self.lengths)
+        self._mask_own()
+
+    def _mask_own(self) -> None:
+        columns = torch.arange(self.own_keys.shape[3], device=self.start.device)
+        self.near_mask = _mask(-columns, 1 - self.start)
+
+
+class Rows(Protocol):
+    """What rows decoded together must allow: leaving."""
+
+    @property
+    def rows(self) -> int:
+        """Rows that are still decoded."""
+
+    def select(self, order: Tensor) -> None:
+        """Keep the rows ``order``, in that order."""
+
+
+AnyRows = TypeVar("AnyRows", bound=Rows)
+
+
+def leave(
+    cohorts: list[AnyRows], alive: NDArray[np.bool_], device: torch.device
+) -> list[tuple[AnyRows, NDArray[np.int64]]]:
+    """Let rows go. Returns the cohorts that still have rows, with the old places of their rows.
+
+    The last rows move into the holes, so that the cost is that of the rows that leave.
+    """
+    kept, first = [], 0
+    for cohort in cohorts:
+        stays = alive[first : first + cohort.rows]
+        rows = int(stays.sum())
+        order = np.arange(rows)
+        order[~stays[:rows]] = rows + np.flatnonzero(stays[rows:])
+        if 0 < rows < cohort.rows:
+            cohort.select(torch.from_numpy(order).to(device))
+        if rows:
+            kept.append((cohort, first + order))
+        first += len(stays)
+    return kept
+
+
+def closest(cohorts: list[Cohort]) -> tuple[int, int]:
+    """The two cohorts whose union pads least."""
+
+    def padding(pair: tuple[int, int]) -> int:
+        a, b = cohorts[pair[0]], cohorts[pair[1]]
+        prompts = len(a.lengths) + len(b.lengths)
+        far = prompts * max(a.width, b.width) * max(a.keys.shape[-1], b.keys.shape[-1])
+        return far + (a.rows + b.rows) * max(a.used, b.used) - a.pairs - b.pairs
+
+    return min(combinations(range(len(cohorts)), 2), key=padding)
+
+
+def _softmax(scores: Tensor) -> Tensor:
+    """Over the last dimension; may overwrite ``scores``."""
+    if scores.shape[-1] >= VECTOR:
+        return torch.softmax(scores, -1)
+    scores -= scores.amax(-1, keepdim=True)
+    return scores.exp_().div_(scores.sum(-1, keepdim=True))
+
+
+def _mask(columns: Tensor, ends: Tensor) -> Tensor | None:
+    """Additive [n, 1, 1, columns]: minus infinity where a column is not below its row's end."""
+    hidden = columns >= ends[:, None]
+    if not bool(hidden.any()):
+        return None
+    zeros = torch.zeros(hidden.shape, device=hidden.device)
+    return zeros.masked_fill_(hidden, float("-inf"))[:, None, None]
+
+
+def _ending_at(own: Tensor, used: int) -> Tensor:
+    """The last columns moved so that they end at ``used``, with room after; zeros come before."""
+    layers, rows, kv, have, size = own.shape
+    room = ROOM * -(-(used + 1) // ROOM)
+    moved = own.new_zeros(layers, rows, kv, room, size)
+    kept = min(have, used)
+    moved[..., used - kept : used, :] = own[..., have - kept :, :]
+    return moved

@@ -1,0 +1,177 @@
+"""A fast forward pass, with stored keys and values, for dense Llama, Qwen2 and Qwen3 models.
+
+For sampling: no gradients, and its own copy of the weights, fused and laid out for few rows. What
+it cannot do exactly ``cached`` does with the model's own forward pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from upslope.models.cohorts import Cohort, closest, leave
+from upslope.models.fused import Weights, fill
+from upslope.models.policy import Policy
+
+PASS_TOKENS = 4096  # of one prefill pass, padding included: bounds its activations
+MOST_COHORTS = 8  # each costs its own attention calls in every layer
+
+Attention = Callable[[int, Tensor, Tensor, Tensor], Tensor]
+
+
+class Decoder:
+    """Prefills prompts and decodes rows together; rows join at the end and leave at any time."""
+
+    fast = True
+
+    def __init__(self, policy: Policy) -> None:
+        """Copy the policy's weights; keeps its dtype and device."""
+        self._device, self._cost = policy.model.device, policy.cost
+        self._weights = Weights(policy.model, self._device)
+        self.load(policy.tensors())
+        self._cohorts: list[Cohort] = []
+        self.flops = 0.0
+        places = torch.arange(policy.context + 1, device=self._device)[None]
+        with torch.no_grad():
+            cos, sin = policy.model.model.rotary_emb(self._weights.embedding, places)
+        self._cos, self._sin = cos[0], sin[0]
+
+    def load(self, tensors: Iterable[tuple[str, Tensor]]) -> None:
+        """Copy weights in place; ValueError where a tensor is missing, unknown or misshapen."""
+        fill(self._weights.slots, tensors)
+
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """The weights in use by Hugging Face name, as views of the buffers."""
+        yield from self._weights.slots.items()
+
+    def passes(self, lengths: Sequence[int]) -> list[list[int]]:
+        """Which prompts to prefill together: similar lengths, bounded padded tokens."""
+        passes: list[list[int]] = []
+        longest = 0
+        for prompt in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+            full = not passes or (len(passes[-1]) + 1) * longest > PASS_TOKENS
+            if full or 2 * lengths[prompt] < longest:
+                passes.append([])
+                longest = lengths[prompt]
+            passes[-1].append(prompt)
+        return passes
+
+    @torch.inference_mode()
+    def prefill(self, prompts: Sequence[Sequence[int]], owner: Sequence[int]) -> Tensor:
+        """Add rows continuing ``prompts[owner[row]]``; next-token logits [prompts, vocabulary]."""
+        w, count = self._weights, len(prompts)
+        longest = max(2, *map(len, prompts))  # a one-row product rounds differently
+        padded = np.zeros((count, longest), dtype=np.int64)
+        for row, prompt in enumerate(prompts):
+            padded[row, : len(prompt)] = prompt
+        lengths = torch.tensor([len(p) for p in prompts], device=self._device)
+        shape = (len(w.layers), count, w.kv, w.size, longest)
+        keys = self._cos.new_empty(shape)
+        values = keys.new_empty((*shape[:3], longest, w.size))
+
+        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            q, k, v = (x.view(count, longest, -1, w.size).transpose(1, 2) for x in (q, k, v))
+            keys[layer], values[layer] = k.transpose(-1, -2), v
+            out = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+            return out.transpose(1, 2).reshape(count * longest, w.heads, w.size)
+
+        position = torch.arange(longest, device=self._device).repeat(count)
+        x = self._trunk(torch.from_numpy(padded).to(self._device).view(-1), position, attend)
+        last = torch.arange(count, device=self._device) * longest + lengths - 1
+        self._cohorts.append(Cohort(keys, values, lengths, torch.tensor(owner).to(self._device)))
+        pairs = count * longest**2
+        self.flops += self._cost.forward(count * longest, pairs, max(2, count))
+        return self._logits(x[last])
+
+    @torch.inference_mode()
+    def step(self, tokens: Tensor) -> Tensor:
+        """Feed each row its ``tokens`` [rows]; next-token logits [rows, vocabulary]."""
+        cohorts, rows = self._cohorts, len(tokens)
+        tokens = tokens.to(self._device)
+        position = torch.cat([c.position for c in cohorts])
+        if rows == 1:  # a one-row product rounds differently from the same row in a batch
+            tokens, position = tokens.repeat(2), position.repeat(2)
+        scale = self._weights.size**-0.5
+        for cohort in cohorts:
+            cohort.open()
+
+        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            q = q * scale
+            if len(cohorts) == 1 and rows > 1:
+                return cohorts[0].attend(layer, q, k, v)
+            out, first = torch.zeros_like(q), 0
+            for cohort in cohorts:
+                part = slice(first, first + cohort.rows)
+                out[part] = cohort.attend(layer, q[part], k[part], v[part])
+                first = part.stop
+            return out
+
+        x = self._trunk(tokens, position, attend)
+        self.flops += self._cost.forward(len(tokens), sum(c.pairs for c in cohorts), len(tokens))
+        for cohort in cohorts:
+            cohort.close()
+        return self._logits(x)[:rows]
+
+    @torch.inference_mode()
+    def keep(self, alive: NDArray[np.bool_]) -> NDArray[np.int64]:
+        """Let rows go; returns the old places of the rows that stay, in their new order."""
+        kept = leave(self._cohorts, alive, self._device)
+        while len(kept) > MOST_COHORTS:
+            a, b = closest([cohort for cohort, _ in kept])
+            other, places = kept.pop(b)
+            kept[a][0].absorb(other)
+            kept[a] = (kept[a][0], np.concatenate((kept[a][1], places)))
+        self._cohorts = [cohort for cohort, _ in kept]
+        return np.concatenate([np.arange(0), *(places for _, places in kept)])
+
+    def clear(self) -> None:
+        """Let all rows go."""
+        self._cohorts = []
+
+    def _trunk(self, tokens: Tensor, position: Tensor, attend: Attention) -> Tensor:
+        """Hidden states [n, hidden] before the last norm."""
+        w = self._weights
+        split = (w.heads + w.kv, w.kv)
+        x = w.embedding[tokens]
+        cos, sin = self._cos[position][:, None], self._sin[position][:, None]
+        for index, layer in enumerate(w.layers):
+            h = self._normed(x, layer.before)
+            h = (
+                h @ layer.qkv
+                if layer.qkv_bias is None
+                else torch.addmm(layer.qkv_bias, h, layer.qkv)
+            )
+            qk, v = h.view(len(x), -1, w.size).split(split, 1)
+            if layer.q_norm is not None and layer.k_norm is not None:
+                q, k = self._normed(qk[:, : w.heads], layer.q_norm), qk[:, w.heads :]
+                qk = torch.cat((q, self._normed(k, layer.k_norm)), 1)
+            qk = _rotated(qk, cos, sin)
+            out = attend(index, qk[:, : w.heads], qk[:, w.heads :], v)
+            x = torch.addmm(x, out.view(len(x), -1), layer.out)
+            gate, up = (self._normed(x, layer.after) @ layer.gate_up).chunk(2, -1)
+            x = torch.addmm(x, F.silu(gate, inplace=True).mul_(up), layer.down)
+        return x
+
+    def _normed(self, x: Tensor, weight: Tensor) -> Tensor:
+        return F.rms_norm(x, weight.shape, weight, self._weights.eps)
+
+    def _logits(self, x: Tensor) -> Tensor:
+        """In float32 whatever the weights' dtype, and never as a one-row product."""
+        x = self._normed(x, self._weights.norm).float()
+        rows = x if len(x) > 1 else x.repeat(2, 1)
+        return F.linear(rows, self._weights.head.float())[: len(x)]
+
+
+def _rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary positions: ``x`` [n, heads, size], ``cos`` and ``sin`` [n, 1, size]."""
+    out = x * cos
+    (first, second), (to_first, to_second) = x.chunk(2, -1), out.chunk(2, -1)
+    lower, upper = sin.chunk(2, -1)
+    to_first.addcmul_(second, lower, value=-1)
+    to_second.addcmul_(first, upper)
+    return out

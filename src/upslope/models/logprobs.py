@@ -1,0 +1,230 @@
+"""Log-probabilities and entropy of given tokens, without a full-vocabulary tensor over the batch.
+
+The head runs in FP32 over chunks of the states that predict a needed token, and again in the
+backward pass, which costs its FLOPs once more and keeps its logits out of memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from upslope.models import attention
+from upslope.models.packing import Packed, pack
+from upslope.models.policy import Policy
+from upslope.types import UserError
+
+CHUNK = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """FLOPs of a forward pass as run, and of its backward pass."""
+
+    forward: float
+    backward: float
+
+
+def token_logprobs(
+    policy: Policy,
+    tokens: Int[Tensor, "row token"],
+    length: Int[Tensor, " row"],
+    group: Int[Tensor, " row"],
+    needed: Bool[Tensor, "row token"],
+    temperature: Float[Tensor, "row token"],
+    *,
+    entropy: bool = False,
+) -> tuple[Float[Tensor, "row token"], Float[Tensor, "row token"] | None, Work]:
+    """log p(token | those before it) where ``needed``, 0 elsewhere, in FP32; entropy in nats.
+
+    ``temperature`` divides the logits, as it did when the tokens were sampled. Rows of one
+    ``group`` compute their common prefix once where the architecture can be packed.
+    """
+    device = policy.model.device
+    needed = needed.clone()
+    needed[:, 0] = False  # nothing predicts a row's first token
+    where = needed.nonzero(as_tuple=True)
+    if policy.packs:
+        packed = pack(tokens, length, group)
+        states = _packed_states(policy, packed)
+        at = packed.state_of[where]
+        work = _packed_work(policy, packed, len(at))
+    else:
+        width = int(length.max())
+        states = _padded_states(policy, tokens[:, :width], length).flatten(0, 1)
+        at = where[0] * width + where[1] - 1
+        work = _padded_work(policy, len(tokens), width, len(at))
+    weight, bias = policy.head()
+    values = HeadLogprobs.apply(  # type: ignore[no-untyped-call]
+        states[at.to(device)],
+        weight,
+        bias,
+        tokens[where].to(device),
+        temperature[where].to(device),
+        entropy,
+    )
+    out = [torch.zeros(tokens.shape, device=device).index_put(where, v) for v in values]
+    return out[0], out[1] if entropy else None, work
+
+
+def prepare(policy: Policy) -> None:
+    """Find out, by trying, whether this architecture can share prompts; refuse a head we misread.
+
+    Sets ``policy.packs`` and the model's attention. Raises UserError for an architecture whose
+    logits are more than its head's product, which chunks of the head would get wrong.
+    """
+    if policy.packs:
+        return
+    attention.register()
+    tokens = torch.tensor([[1, 2, 3, 4, 5], [1, 2, 4, 3, 0], [2, 1, 3, 5, 4]])
+    length, group = torch.tensor([5, 4, 5]), torch.tensor([0, 0, 1])
+    needed = torch.arange(5)[None] < length[:, None]
+    ones = torch.ones(tokens.shape)
+    with torch.no_grad():
+        logits = policy.model(tokens.to(policy.model.device)).logits[:, :-1].float()
+        true = logits.log_softmax(-1).cpu().gather(-1, tokens[:, 1:, None])[..., 0]
+        true = torch.nn.functional.pad(true, (1, 0)) * needed
+        exact = 1e-4 if policy.model.dtype == torch.float32 else 0.1
+        policy.packs = False
+        padded = token_logprobs(policy, tokens, length, group, needed, ones)[0].cpu()
+        if not torch.allclose(padded, true, atol=exact):
+            raise UserError(
+                f"model {policy.name!r}: {type(policy.model).__name__} changes its logits after the"
+                " head, which is not supported: choose another one"
+            )
+        if _windowed(policy):
+            return
+        before = policy.model.config._attn_implementation
+        try:
+            policy.model.set_attn_implementation(attention.NAME)
+            policy.packs = True
+            shared = token_logprobs(policy, tokens, length, group, needed, ones)[0].cpu()
+            policy.packs = torch.allclose(shared, true, atol=exact)
+        except (TypeError, ValueError, RuntimeError, IndexError):
+            policy.packs = False  # not an architecture that hands keywords to its attention
+        if not policy.packs:
+            policy.model.set_attn_implementation(before)
+
+
+@contextmanager
+def unpacked(policy: Policy) -> Iterator[None]:
+    """Within it rows are padded and share nothing: the other way to the same numbers."""
+    if not policy.packs:
+        yield
+        return
+    policy.model.set_attn_implementation("sdpa")
+    policy.packs = False
+    try:
+        yield
+    finally:
+        policy.model.set_attn_implementation(attention.NAME)
+        policy.packs = True
+
+
+def _windowed(policy: Policy) -> bool:
+    """Whether some layer sees less than all that came before it."""
+    settings = policy.model.config.get_text_config().to_dict()
+    kinds = settings.get("layer_types") or []
+    window = settings.get("sliding_window") and settings.get("use_sliding_window", True)
+    return bool(window) or any(kind != "full_attention" for kind in kinds)
+
+
+def _packed_states(policy: Policy, packed: Packed) -> Float[Tensor, "packed hidden"]:
+    device = policy.model.device
+    layout = packed.layout.to(device)
+    states = policy.trunk(
+        input_ids=packed.tokens[None].to(device),
+        position_ids=packed.positions[None].to(device),
+        use_cache=False,
+        layout=layout,
+    ).last_hidden_state
+    return states[0]  # type: ignore[no-any-return]
+
+
+def _padded_states(
+    policy: Policy, tokens: Tensor, length: Tensor
+) -> Float[Tensor, "row token hidden"]:
+    device = policy.model.device
+    real = torch.arange(tokens.shape[1])[None] < length[:, None]
+    return policy.trunk(  # type: ignore[no-any-return]
+        input_ids=tokens.to(device), attention_mask=real.long().to(device), use_cache=False
+    ).last_hidden_state
+
+
+def _packed_work(policy: Policy, packed: Packed, rows: int) -> Work:
+    cost, (within, across) = policy.cost, packed.layout.pairs()
+    plain = attention.shares_scores(packed.layout, *policy.heads)
+    back = attention.PLAIN_BACKWARD if plain else attention.FUSED_BACKWARD
+    forward = cost.forward(len(packed.tokens), within + across, rows)
+    backward = 2 * cost.token * len(packed.tokens) + 3 * cost.head * rows
+    return Work(forward, backward + cost.pair * (attention.FUSED_BACKWARD * within + back * across))
+
+
+def _padded_work(policy: Policy, rows: int, width: int, heads: int) -> Work:
+    cost = policy.cost
+    forward = cost.forward(rows * width, rows * width**2, heads)
+    backward = 2 * cost.token * rows * width + 3 * cost.head * heads
+    return Work(forward, backward + attention.FUSED_BACKWARD * cost.pair * rows * width**2)
+
+
+class HeadLogprobs(torch.autograd.Function):
+    """states [n hidden] to log-probabilities and entropies [n] of ``targets``, by chunks."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        states: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        targets: Tensor,
+        temperature: Tensor,
+        entropy: bool,
+    ) -> tuple[Tensor, Tensor]:
+        logprobs = states.new_empty(len(states), dtype=torch.float32)
+        norms, spread = torch.empty_like(logprobs), torch.zeros_like(logprobs)
+        for part in torch.arange(len(states), device=states.device).split(CHUNK):
+            logits = _logits(states[part], weight, bias, temperature[part])
+            norms[part] = logits.logsumexp(-1)
+            logprobs[part] = logits.gather(1, targets[part, None])[:, 0] - norms[part]
+            if entropy:
+                p = (logits - norms[part, None]).exp()
+                spread[part] = norms[part] - (p * logits).sum(-1)
+        ctx.save_for_backward(states, weight, bias, targets, temperature, norms, spread)
+        ctx.entropy = entropy
+        return logprobs, spread
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        states, weight, bias, targets, temperature, norms, spread = ctx.saved_tensors
+        to_states = torch.empty_like(states)
+        to_weight = torch.zeros_like(weight, dtype=torch.float32)
+        to_bias = None if bias is None else torch.zeros_like(bias, dtype=torch.float32)
+        for part in torch.arange(len(states), device=states.device).split(CHUNK):
+            logits = _logits(states[part], weight, bias, temperature[part])
+            logp = logits.sub_(norms[part, None])
+            p = logp.exp()
+            out = p * -grads[0][part, None]
+            if ctx.entropy:
+                # dH/dlogit = -p (log p + H)
+                out -= p * (logp + spread[part, None]) * grads[1][part, None]
+            out.scatter_add_(1, targets[part, None], grads[0][part, None])
+            out /= temperature[part, None]
+            to_states[part] = (out @ weight.float()).to(states.dtype)
+            to_weight.addmm_(out.t(), states[part].float())
+            if to_bias is not None:
+                to_bias += out.sum(0)
+        to_bias = None if to_bias is None else to_bias.to(bias.dtype)
+        return to_states, to_weight.to(weight.dtype), to_bias, None, None, None
+
+
+def _logits(states: Tensor, weight: Tensor, bias: Tensor | None, temperature: Tensor) -> Tensor:
+    logits = states.float() @ weight.float().t()
+    if bias is not None:
+        logits += bias.float()
+    return logits.div_(temperature[:, None])

@@ -1,0 +1,68 @@
+"""The trained model and what the rest needs to know of it: tokenizer, end tokens, context, cost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from upslope.models.flops import Cost
+
+
+@dataclass(eq=False)
+class Policy:
+    """A causal language model with its tokenizer.
+
+    ``eos``: every token id that ends a reply. ``context``: the most tokens a row may have.
+    ``packs``: whether ``logprobs.prepare`` found that rows may share their prompts in one pass.
+    """
+
+    name: str
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    eos: tuple[int, ...]
+    context: int
+    cost: Cost
+
+    packs: bool = False
+
+    @property
+    def trunk(self) -> nn.Module:
+        """The model without its head: token ids to hidden states."""
+        trunk: nn.Module = self.model.base_model
+        return trunk
+
+    def head(self) -> tuple[Tensor, Tensor | None]:
+        """The head's weight [vocabulary hidden] and bias."""
+        head = self.model.get_output_embeddings()
+        return head.weight, head.bias
+
+    @property
+    def heads(self) -> tuple[int, int, int]:
+        """Query heads, key heads, and a head's size."""
+        config = self.model.config.get_text_config()
+        heads = int(config.num_attention_heads)
+        settings = config.to_dict()
+        size = settings.get("head_dim") or int(config.hidden_size) // heads
+        return heads, int(settings.get("num_key_value_heads") or heads), int(size)
+
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """Parameters by Hugging Face name; a tied head appears once (``types.WeightSource``)."""
+        for name, parameter in self.model.named_parameters():
+            yield name, parameter.detach()
+
+
+def checksum(tensors: Iterable[tuple[str, Tensor]]) -> str:
+    """A sum of bit patterns, the same however the tensors are fused, transposed or ordered.
+
+    It tells whether two copies hold the same numbers and whether a copy has changed; that each
+    number is in its place is proven by equal log-probabilities.
+    """
+    total = 0
+    for _, tensor in tensors:
+        width = torch.int32 if tensor.element_size() == 4 else torch.int16
+        total += int(tensor.contiguous().view(width).sum(dtype=torch.int64))
+    return f"{total % 2**64:016x}"

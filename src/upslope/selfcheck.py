@@ -1,0 +1,182 @@
+"""A run proves its own numbers on the user's own recipe, before its first step.
+
+Each proof raises UserError with the cause it found. What must hold in every step is watched there:
+equal and changed weights after each load (``sync.py``), drift (``drift/max``) and ratio.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from upslope.batch import Algorithm, Batch
+from upslope.chat import Chat
+from upslope.learner import Learner, Tally
+from upslope.models.logprobs import unpacked
+from upslope.sources import spoken
+from upslope.types import Env, Group, Problem, UserError
+
+# How far engine and learner may be apart in a log-probability: rounding, and nothing else.
+DRIFT = {torch.float32: 1e-4, torch.bfloat16: 0.25}
+# Relative distance of one gradient computed in two ways.
+GRADIENT = {torch.float32: 1e-3, torch.bfloat16: 5e-2}
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What was proven, and the figure seen."""
+
+    claim: str
+    seen: str
+
+
+async def prove_env(env: Env, problems: Sequence[Problem], chat: Chat) -> list[Proof]:
+    """Gold answers earn the full reward and empty ones do not; prompts are tokenised once."""
+    for problem in problems:
+        prove_prompt(chat, problem)
+    known = [p for p in problems if p.solution]
+    for problem in known:
+        plays = [spoken(chat, problem, text) for text in (problem.solution, "")]
+        gold, empty = await env.rewards(problem, plays)
+        if not gold.valid:
+            raise UserError(
+                f"self-check: the gold answer of problem {problem.id!r} could not be graded: "
+                f"{gold.reason or 'no reason given'}"
+            )
+        if gold.correct < 1 - 1e-6 or gold.total <= empty.total:
+            raise UserError(
+                f"self-check: the gold answer {problem.solution!r} of problem {problem.id!r} "
+                f"earns {gold.total:g} and an empty answer {empty.total:g}: the reward is wrong, "
+                "perhaps inverted"
+            )
+    seen = f"{len(known)} of {len(problems)} problems have one" if known else "none is known"
+    return [
+        Proof("gold answers earn the full reward, empty ones do not", seen),
+        Proof("prompts are tokenised once", f"{len(problems)} problems"),
+    ]
+
+
+def prove_prompt(chat: Chat, problem: Problem) -> None:
+    """The prompt's tokens say the prompt's text, with at most one beginning-of-sequence token."""
+    messages = chat.messages(problem)
+    tokens = chat.encode(messages)
+    wanted, said = chat.text(messages), chat.tokenizer.decode(tokens)
+    first = chat.tokenizer.bos_token_id
+    twice = first is not None and first not in chat.eos and tokens[:2] == [first, first]
+    begin = chat.tokenizer.bos_token or ""
+    same = said.removeprefix(begin).strip() == wanted.removeprefix(begin).strip()
+    if twice or not same:
+        raise UserError(
+            f"self-check: the prompt of problem {problem.id!r} is not what its tokens say: "
+            f"{_cut(said)!r} for {_cut(wanted)!r}; it was tokenised twice, or cut"
+        )
+
+
+def prove_trained(group: Group, chat: Chat) -> None:
+    """Exactly the sampled tokens are trained, after exactly the prompt's tokens."""
+    prompt = np.array(chat.encode(chat.messages(group.problem)))
+    for trajectory in group.trajectories:
+        for number, segment in enumerate(trajectory.segments):
+            sampled = np.zeros(len(segment.tokens), dtype=bool)
+            for turn in trajectory.turns:
+                if turn.segment == number:
+                    sampled[turn.start : turn.stop] = True
+            if not np.array_equal(sampled, segment.trained):
+                raise UserError(
+                    f"self-check: a trajectory of problem {group.problem.id!r} marks "
+                    f"{int(segment.trained.sum())} tokens as trained and the engine sampled "
+                    f"{int(sampled.sum())}: prompts and replies of the env must not be trained"
+                )
+        begun = trajectory.segments[0].tokens[: len(prompt)]
+        if not np.array_equal(begun, prompt):
+            raise UserError(
+                f"self-check: a trajectory of problem {group.problem.id!r} does not begin with "
+                "the tokens of its prompt"
+            )
+
+
+def prove_logprobs(learner: Learner, batch: Batch) -> Proof:
+    """The engine's log-probabilities of what it sampled are the learner's."""
+    ours = learner.fill(batch, ["old_logprobs"]).old_logprobs
+    assert ours is not None
+    apart = (ours - batch.engine_logprobs)[batch.trained].abs()
+    bound = DRIFT[learner.policy.model.dtype]
+    if not bool((apart <= bound).all()):
+        raise UserError(
+            f"self-check: the engine's log-probabilities are up to {float(apart.max()):.2g} from "
+            f"the learner's (at most {bound:g} is rounding): its weights are stale, its "
+            "temperature is another one, or the tokens differ"
+        )
+    return Proof("engine log-probabilities equal the learner's", f"within {float(apart.max()):.1e}")
+
+
+def prove_gradient(learner: Learner, batch: Batch, algorithm: Algorithm) -> list[Proof]:
+    """One gradient in two ways: packed in one piece, and row by row, unpacked, with rubbish where
+    nothing may count."""
+    batch = learner.fill(batch, sorted(algorithm.needs))
+    batch = replace(batch, reward=torch.arange(len(batch)) % 2 * 1.0)  # any signal will do
+    batch = replace(batch, advantages=algorithm.advantages(batch))
+    tally, whole = _gradient(learner, batch, algorithm, budget=2**30)
+    first = tally.metrics().get("ratio/mean", 1.0)
+    if first != 1.0:
+        raise UserError(
+            f"self-check: the ratio is {first} before the first update instead of 1: the policy "
+            "scores the same tokens differently each time, perhaps by dropout"
+        )
+    bound = GRADIENT[learner.policy.model.dtype]
+    with unpacked(learner.policy):
+        _, split = _gradient(learner, batch, algorithm, budget=1)
+        apart = _distance(whole, split)
+        if apart > bound:
+            raise UserError(
+                f"self-check: the gradient changes by {apart:.2g} of itself when the batch is "
+                "split into single rows: the loss depends on the micro-batch, so weights must be "
+                "set over the whole update"
+            )
+        _, masked = _gradient(learner, _with_rubbish(batch), algorithm, budget=1)
+    if _distance(split, masked) > bound:
+        raise UserError(
+            "self-check: tokens that are not trained change the gradient: the loss reads columns "
+            "outside the trained mask, or padding is attended to"
+        )
+    return [
+        Proof("the ratio is 1 before the first update", f"{first:g}"),
+        Proof("the gradient does not change with split, padding or packing", f"within {apart:.1e}"),
+        Proof("tokens that are not trained have no influence", "gradient unchanged"),
+    ]
+
+
+def _gradient(
+    learner: Learner, batch: Batch, algorithm: Algorithm, budget: int
+) -> tuple[Tally, list[Tensor]]:
+    tally = learner.accumulate(batch, algorithm, budget)
+    grads = [p.grad for p in learner.policy.model.parameters() if p.grad is not None]
+    learner.optimiser.zero_grad()
+    return tally, grads
+
+
+def _distance(a: Sequence[Tensor], b: Sequence[Tensor]) -> float:
+    """|a - b| / |a|"""
+    apart = sum(float((x - y).float().square().sum()) for x, y in zip(a, b, strict=True))
+    size = sum(float(x.float().square().sum()) for x in a)
+    return float((apart / max(size, 1e-30)) ** 0.5)
+
+
+def _with_rubbish(batch: Batch) -> Batch:
+    """Other tokens in the padding, and large numbers in every column off the trained tokens."""
+    padding = torch.arange(batch.tokens.shape[1])[None] >= batch.length[:, None]
+    assert batch.advantages is not None
+    return replace(
+        batch,
+        tokens=torch.where(padding, 3, batch.tokens),
+        engine_logprobs=torch.where(batch.trained, batch.engine_logprobs, -77.0),
+        advantages=torch.where(batch.trained, batch.advantages, 1e3),
+    )
+
+
+def _cut(text: str) -> str:
+    return text if len(text) < 60 else f"{text[:40]}...{text[-15:]}"

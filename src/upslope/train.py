@@ -1,0 +1,101 @@
+"""The loop. Read this first: everything else is a function it calls."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
+
+from upslope.batch import Algorithm, Batch, State
+from upslope.learner import Learner
+from upslope.ledger import Ledger
+from upslope.measures import merged, played, rollout_metrics
+from upslope.recipe import Stage
+from upslope.result import Accuracy
+from upslope.runs import Run
+from upslope.seeds import seed_of
+from upslope.settings import Stop
+from upslope.trajectories import trajectory_row
+from upslope.types import Metrics, Source, Watch
+
+
+@dataclass(frozen=True)
+class Parts:
+    """One stage's recipe as objects; the last three act on engine, run and disk."""
+
+    stage: Stage
+    seed: int
+    algorithm: Algorithm
+    learner: Learner
+    source: Source
+    ledger: Ledger
+    run: Run
+    watches: Sequence[Watch]
+    synchronise: Callable[[int, bool], Awaitable[None]]
+    evaluate: Callable[[int], Awaitable[Accuracy]]
+    checkpoint: Callable[[int, State], None]
+
+
+async def train(p: Parts, step: int, state: State) -> tuple[Accuracy, int, str, Accuracy]:
+    """Train one stage from ``step`` on: how good it was, last step, what stopped it, how good."""
+    stage, first = p.stage, step
+    before = accuracy = await p.evaluate(step)
+    stopped = ""
+    while not stopped:
+        with p.ledger.time("decode"):
+            groups = await p.source.groups(stage.rollout.problems, step, p.algorithm.keep)
+        p.source.observe(groups)
+        metrics = rollout_metrics(groups, step)
+        with p.ledger.time("update"):
+            metrics |= await asyncio.to_thread(optimise, p, Batch.of(groups, state), step)
+        state = p.algorithm.advance(state, metrics)
+        step += 1
+        if p.source.live:
+            await p.synchronise(step, metrics["update/grad_norm"] > 0)
+            p.run.log_trajectories([trajectory_row(step, stage.name, t) for t in played(groups)])
+        metrics |= p.ledger.row()
+        p.run.log(step, stage.name, metrics)
+        actions = [a for w in p.watches for a in w.see(step, groups, metrics)]
+        stopped = "watch" if actions else bound_reached(stage.stop, step - first, p.ledger)
+        if stopped or (stage.evaluation.every and (step - first) % stage.evaluation.every == 0):
+            accuracy = await p.evaluate(step)
+        if 0 < stage.stop.accuracy <= accuracy.sampled.mean:
+            stopped = stopped or "accuracy"
+        if stopped or (stage.checkpoint.every and step % stage.checkpoint.every == 0):
+            p.checkpoint(step, state)
+    return before, step, stopped, accuracy
+
+
+def optimise(p: Parts, batch: Batch, step: int) -> Metrics:
+    """All updates of one rollout batch: advantages once, then epochs of updates."""
+    rollout, learner = p.stage.rollout, p.stage.learner
+    decoupled = rollout.max_staleness > 0 and rollout.correction == "decoupled"
+    fresh = rollout.max_staleness == 0
+    columns = set(p.algorithm.needs)
+    if decoupled or learner.updates * learner.epochs > 1:
+        columns.add("old_logprobs")
+    batch = p.learner.fill(batch, sorted(columns))
+    batch = replace(batch, advantages=p.algorithm.advantages(batch))
+    if rollout.max_staleness and rollout.correction == "bypass":
+        batch = replace(batch, old_logprobs=batch.engine_logprobs)
+    seen: list[Metrics] = []
+    for epoch in range(learner.epochs):
+        for rows in batch.updates(learner.updates, seed_of(p.seed, "updates", step, epoch)):
+            part = batch.rows(rows)
+            if fresh and not seen:
+                part = replace(part, old_logprobs=None)  # the live values: ratio exactly 1
+            cap = rollout.importance_cap if decoupled else 0.0
+            seen.append(p.learner.update(part, p.algorithm, cap))
+    return merged(seen)
+
+
+def bound_reached(stop: Stop, steps: int, ledger: Ledger) -> str:
+    """The first bound of ``stop`` that is reached, "" while there is none."""
+    spent = ledger.totals()
+    reached = {
+        "steps": (steps, stop.steps),
+        "flops": (spent.flops, stop.flops),
+        "hours": (spent.seconds / 3600, stop.hours),
+        "money": (spent.money, stop.money),
+    }
+    return next((name for name, (value, bound) in reached.items() if 0 < bound <= value), "")

@@ -1,0 +1,32 @@
+"""torch's FLOP counter, taught the operations it leaves out (torch 2.13)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop, sdpa_flop
+
+aten = torch.ops.aten
+
+
+def counter() -> FlopCounterMode:
+    """A counter that also counts fused CPU attention, as on CUDA, and in-place ``addmm_``."""
+
+    def forward(q: Any, k: Any, v: Any, *rest: Any, **named: Any) -> int:
+        return sdpa_flop(q, k, v)
+
+    def backward(grad: Any, q: Any, k: Any, v: Any, *rest: Any, **named: Any) -> int:
+        return sdpa_backward_flop(grad, q, k, v)
+
+    def addmm(total: Any, a: Any, b: Any, *rest: Any, **named: Any) -> int:
+        return int(2 * a[0] * a[1] * b[1])
+
+    return FlopCounterMode(
+        display=False,
+        custom_mapping={
+            aten._scaled_dot_product_flash_attention_for_cpu: forward,
+            aten._scaled_dot_product_flash_attention_for_cpu_backward: backward,
+            aten.addmm_: addmm,
+        },
+    )

@@ -1,0 +1,150 @@
+"""Packed, padded and chunked log-probabilities against transformers' own full logits."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, MistralConfig, Qwen3Config
+
+from counting import counter
+
+from upslope.models import attention, logprobs
+from upslope.models.flops import cost_of
+from upslope.models.policy import Policy, checksum
+
+SMALL = {
+    "vocab_size": 37,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+}
+CONFIGS = {
+    "llama": LlamaConfig(**SMALL),
+    "qwen3": Qwen3Config(**SMALL),
+    "gpt2": GPT2Config(vocab_size=37, n_embd=32, n_layer=2, n_head=4, resid_pdrop=0, embd_pdrop=0),
+    "windowed": MistralConfig(**SMALL, sliding_window=4),
+}
+
+
+def policy_of(kind: str) -> Policy:
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(copy.deepcopy(CONFIGS[kind])).eval()
+    policy = Policy(kind, model, None, (0,), 128, cost_of(model))
+    logprobs.prepare(policy)
+    return policy
+
+
+def rows() -> dict[str, torch.Tensor]:
+    """Two groups with common prompts, a group of one, rows of unequal lengths, mixed temperatures."""
+    generator = torch.Generator().manual_seed(1)
+    tokens = torch.randint(1, 37, (6, 12), generator=generator)
+    tokens[1, :5] = tokens[0, :5]
+    tokens[2, :5] = tokens[0, :5]
+    tokens[4, :7] = tokens[3, :7]
+    length = torch.tensor([12, 7, 6, 9, 12, 8])
+    needed = torch.arange(12)[None] < length[:, None]
+    needed[:, :4] = False
+    temperature = torch.full(tokens.shape, 0.7)
+    temperature[3:] = 1.3
+    group = torch.tensor([5, 5, 5, 2, 2, 9])
+    return {
+        "tokens": tokens.where(torch.arange(12)[None] < length[:, None], 0),
+        "length": length,
+        "group": group,
+        "needed": needed,
+        "temperature": temperature,
+    }
+
+
+def reference(policy: Policy, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """One row at a time, no padding, no packing, full logits."""
+    out, spread = [], []
+    policy.model.set_attn_implementation("sdpa")
+    for i, n in enumerate(batch["length"].tolist()):
+        logits = policy.model(batch["tokens"][i : i + 1, :n]).logits[0, :-1].float()
+        logp = (logits / batch["temperature"][i, 1:n, None]).log_softmax(-1)
+        pad = (1, 12 - n)
+        chosen = logp.gather(-1, batch["tokens"][i, 1:n, None])[:, 0]
+        out.append(torch.nn.functional.pad(chosen, pad))
+        spread.append(torch.nn.functional.pad(-(logp.exp() * logp).sum(-1), pad))
+    keep = batch["needed"].float()
+    return torch.stack(out) * keep, torch.stack(spread) * keep
+
+
+def gradient(policy: Policy) -> torch.Tensor:
+    grads = [p.grad.flatten() for p in policy.model.parameters() if p.grad is not None]
+    policy.model.zero_grad()
+    return torch.cat(grads)
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+@pytest.mark.parametrize("share", [True, False])
+def test_values_and_gradients_equal_full_logits(kind, share, monkeypatch):
+    policy, batch = policy_of(kind), rows()
+    assert policy.packs == (kind != "windowed")
+    monkeypatch.setattr(attention, "shares_scores", lambda *_: share)
+    monkeypatch.setattr(logprobs, "CHUNK", 5)
+    got, entropy, _ = logprobs.token_logprobs(policy, **batch, entropy=True)
+    mix = torch.randn(got.shape, generator=torch.Generator().manual_seed(2))
+    ((got + 0.3 * entropy) * mix).sum().backward()
+    grad = gradient(policy)
+    want, want_entropy = reference(policy, batch)
+    ((want + 0.3 * want_entropy) * mix).sum().backward()
+    torch.testing.assert_close(got, want, atol=2e-6, rtol=1e-5)
+    torch.testing.assert_close(entropy, want_entropy, atol=2e-6, rtol=1e-5)
+    torch.testing.assert_close(grad, gradient(policy), atol=2e-6, rtol=1e-4)
+
+
+def test_a_shared_prompt_is_computed_once():
+    policy, batch = policy_of("llama"), rows()
+    packed = logprobs.pack(batch["tokens"], batch["length"], batch["group"])
+    # Group of three: 5 shared, then 6 + 1 + 0 that predict; of two: 7 + 1 + 4; alone: 7.
+    assert len(packed.tokens) == (5 + 6 + 1 + 0) + (7 + 1 + 4) + 7
+    assert (packed.positions[packed.state_of[2, 1:6]] == torch.arange(5)).all()
+    assert policy.packs
+
+
+def test_rows_do_not_see_each_other():
+    policy, batch = policy_of("llama"), rows()
+    before = logprobs.token_logprobs(policy, **batch)[0]
+    batch["tokens"][0, 8] = (batch["tokens"][0, 8] + 1) % 37
+    after = logprobs.token_logprobs(policy, **batch)[0]
+    torch.testing.assert_close(before[1:], after[1:], atol=1e-6, rtol=0)
+    assert not torch.allclose(before[0, 8:], after[0, 8:], atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "windowed"])
+def test_work_is_what_the_flop_counter_counts(kind):
+    policy, batch = policy_of(kind), rows()
+    with counter() as forward:
+        got, _, work = logprobs.token_logprobs(policy, **batch)
+    with counter() as backward:
+        got.sum().backward()
+    assert work.forward == pytest.approx(forward.get_total_flops(), rel=0.02)
+    assert work.backward == pytest.approx(backward.get_total_flops(), rel=0.02)
+
+
+def test_a_bf16_model_scores_in_fp32():
+    policy, batch = policy_of("llama"), rows()
+    policy.model.to(torch.bfloat16)
+    got = logprobs.token_logprobs(policy, **batch)[0]
+    assert got.dtype == torch.float32
+    want = logprobs.token_logprobs(policy_of("llama"), **batch)[0]
+    torch.testing.assert_close(got, want, atol=0.1, rtol=0)
+    assert not torch.equal(got, got.bfloat16().float())
+
+
+def test_checksum_sees_a_changed_bit_and_no_layout():
+    policy = policy_of("llama")
+    before = checksum(policy.tensors())
+    assert before == checksum(
+        (n, t.t().contiguous() if t.ndim == 2 else t) for n, t in policy.tensors()
+    )
+    with torch.no_grad():
+        policy.model.lm_head.weight[3, 4] += 1e-6
+    assert checksum(policy.tensors()) != before
