@@ -1,6 +1,8 @@
-"""Random policies of a few thousand parameters, one for each shape of model the engines must take."""
+"""Random policies of a few thousand parameters: one for each shape of model engines must take."""
 
 from __future__ import annotations
+
+import copy
 
 import torch
 from tokenizers import Tokenizer, decoders, models
@@ -73,7 +75,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 def policy(name: str, seed: int = 0, *, noise: float = 0.1) -> Policy:
     """A random policy; ``noise`` moves norms and biases off the ones and zeros they begin with."""
-    config = CONFIGS[name]
+    config = copy.deepcopy(CONFIGS[name])  # a model's own: preparing it changes its attention
     torch.manual_seed(seed)
     model = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)](config).eval()
     with torch.no_grad():

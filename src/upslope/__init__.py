@@ -5,8 +5,10 @@ From Python: ``upslope.train("recipe.toml", ["seed=1"])`` returns the finished `
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -22,3 +24,14 @@ def train(recipe: str | Path | Mapping[str, Any], overrides: Sequence[str] = ())
     from upslope.recipe import read
 
     return train_recipe(read(recipe, overrides), print)
+
+
+class _Package(ModuleType):
+    """Keeps ``upslope.train`` the function: importing the loop would put its module there."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name != "train" or not isinstance(value, ModuleType):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

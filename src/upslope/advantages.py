@@ -17,10 +17,11 @@ Valid = Bool[Tensor, " n"]
 
 def centred(rewards: Values, group: Ids, valid: Valid) -> Values:
     """r - mean of its group. Dr. GRPO, arXiv:2503.20783."""
-    mean, count, member = _means(rewards, group, valid)
-    away = torch.where(valid & (count[member] > 1), rewards - mean[member], 0.0)
-    # Equal rewards differ from their rounded mean in the last bit; that is not a signal.
-    return torch.where(_equal(rewards, member, valid), 0.0, away)
+    # Counted from the group's lowest: equal rewards give exactly 0, and near-equal ones keep
+    # differences that a rounded mean would drown.
+    above = torch.where(valid, rewards - _lowest(rewards, group, valid), 0.0)
+    mean, _, member = _means(above, group, valid)
+    return torch.where(valid, above - mean[member], 0.0)
 
 
 def standardised(rewards: Values, group: Ids, valid: Valid, eps: float = 1e-6) -> Values:
@@ -60,13 +61,9 @@ def _means(values: Values, group: Ids, valid: Valid) -> tuple[Tensor, Tensor, Te
     return total / count.clamp(min=1), count, member
 
 
-def _equal(rewards: Values, member: Ids, valid: Valid) -> Valid:
-    """Whether all valid rewards of its group are the same number."""
-    groups = int(member.max()) + 1 if len(member) else 0
-    low = rewards.new_full((groups,), torch.inf).scatter_reduce(
-        0, member, torch.where(valid, rewards, torch.inf), "amin"
-    )
-    high = rewards.new_full((groups,), -torch.inf).scatter_reduce(
-        0, member, torch.where(valid, rewards, -torch.inf), "amax"
-    )
-    return (low == high)[member]
+def _lowest(rewards: Values, group: Ids, valid: Valid) -> Values:
+    """The lowest valid reward of each one's group."""
+    ids, member = torch.unique(group, return_inverse=True)
+    known = torch.where(valid, rewards, torch.inf)
+    low = rewards.new_full((len(ids),), torch.inf).scatter_reduce(0, member, known, "amin")
+    return low[member]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -147,9 +147,14 @@ class Batch:
                 continue
             unit = self.trajectory if couples == "trajectory" else torch.arange(len(self))
             whole = [rows[unit[rows] == u] for u in torch.unique(unit[rows])]
-            per = max(1, budget // max(1, cost // len(whole)))
-            for start in range(0, len(whole), per):
-                yield torch.cat(whole[start : start + per])
+            taken = whole[0]
+            for more in whole[1:]:
+                both = torch.cat([taken, more])
+                if _packed_tokens(self.tokens[both], self.length[both]) > budget:
+                    yield taken
+                    both = more
+                taken = both
+            yield taken
 
     def by_trajectory(self, column: Tensor) -> tuple[Tensor, Tensor]:
         """A [row] column as one value a trajectory, and each row's index into it."""
@@ -202,6 +207,7 @@ CLAIMS: Mapping[Claim, str] = {
 }
 
 
+@runtime_checkable
 class Algorithm(Protocol):
     """Advantages, weights and loss. Every implementation is a final frozen dataclass of settings.
 

@@ -5,15 +5,13 @@ Training, ``upslope eval`` and the self-check share this prompt, sampler, grader
 
 from __future__ import annotations
 
-import asyncio
 import math
-from collections.abc import Coroutine, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
 
 import numpy as np
 
-from upslope.rollout import Player
+from upslope.rollout import Player, together
 from upslope.types import Group, Problem, Usage, UserError, graded
 
 Z95 = 1.959963984540054
@@ -65,21 +63,10 @@ async def evaluate(player: Player, problems: Sequence[Problem], samples: int, se
     for problem in problems:
         plays.append(hot.group(problem, 0, samples, seed, "evaluation"))
         plays.append(cold.group(problem, 0, 1, seed, "evaluation"))
-    groups = await gathered(plays)
+    groups = await together(plays)
     sampled, greedy = groups[0::2], groups[1::2]
     usage = sum((t.usage for g in groups for t in g.trajectories), Usage())
     return Both(summary(sampled, 1.0), summary(greedy, 0.0), tuple(groups), usage)
-
-
-async def gathered(plays: Sequence[Coroutine[Any, Any, Group]]) -> list[Group]:
-    """All of them; where one fails the others are cancelled before the error is raised."""
-    tasks = [asyncio.ensure_future(play) for play in plays]
-    try:
-        return await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def summary(groups: Sequence[Group], temperature: float) -> Evaluation:
@@ -111,14 +98,17 @@ def interval(per_problem: np.ndarray) -> tuple[float, float, float]:
     """Mean and 95% interval of accuracies in [0, 1], one a problem, so clustered by problem.
 
     Wilson's interval with the number of trials that the variance between problems is worth: right
-    at 0 and 1, where a normal interval has no width, and narrower than n samples would suggest
-    where a problem's samples agree.
+    at 0 and 1, where a normal interval has no width, and no narrower for samples of one problem
+    that agree. Outside [0, 1] it is the normal interval.
     """
     n, mean = len(per_problem), float(np.mean(per_problem))
     variance = float(np.var(per_problem, ddof=1)) / n if n > 1 else 0.0
+    if per_problem.min() < 0 or per_problem.max() > 1:  # rewards of an env that names no accuracy
+        half = Z95 * math.sqrt(variance)
+        return mean, mean - half, mean + half
     binomial = mean * (1 - mean)
     trials = binomial / variance if variance > 0 and binomial > 0 else float(n)
     shrink = 1 + Z95**2 / trials
     centre = (mean + Z95**2 / (2 * trials)) / shrink
-    half = Z95 / shrink * math.sqrt(max(binomial, 0.0) / trials + Z95**2 / (4 * trials**2))
+    half = Z95 / shrink * math.sqrt(binomial / trials + Z95**2 / (4 * trials**2))
     return mean, max(0.0, centre - half), min(1.0, centre + half)

@@ -16,7 +16,8 @@ from upslope.recipe import Recipe, dump
 from upslope.result import Accuracy, Result, StageResult
 from upslope.runs import Run
 from upslope.selfcheck import Proof
-from upslope.session import Built, Say, Session
+from upslope.session import Say, Session
+from upslope.stages import Built
 from upslope.train import train
 from upslope.types import Group, Watch
 
@@ -34,7 +35,11 @@ def train_recipe(
             say(f"  proven: {proof.claim} ({proof.seen})")
     with Run.create(recipe.runs, recipe.name, dump(session.recipe), recipe.seed, argv) as run:
         say(f"  run: {run.path}")
-        asyncio.run(train_stages(session, run))
+        try:
+            asyncio.run(train_stages(session, run))
+        except KeyboardInterrupt:
+            say(f"stopped: {len(run.metrics())} steps are kept in {run.path}")
+            raise
     return run
 
 
@@ -126,5 +131,6 @@ async def prove_stage(session: Session, one: Built) -> list[Proof]:
                 "check", used.prefill_flops + used.decode_flops, used.computed + used.decoded
             )
     batch = Batch.of(groups, one.algorithm.start())
-    proofs.append(selfcheck.prove_logprobs(learner, batch))
-    return proofs + selfcheck.prove_gradient(learner, batch, one.algorithm)
+    # The learner against itself before it is measured against the engine.
+    proofs += selfcheck.prove_gradient(learner, batch, one.algorithm)
+    return [*proofs, selfcheck.prove_logprobs(learner, batch)]

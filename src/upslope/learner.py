@@ -38,7 +38,9 @@ class Learner:
     ) -> None:
         self.policy, self.settings, self.spend = policy, settings, spend
         self.reference = reference
-        prepare(policy)
+        for each in (policy, reference):
+            if each is not None:
+                prepare(each)
         policy.model.train()  # the loader turned dropout off; this enables checkpointing hooks only
         self.optimiser = torch.optim.AdamW(
             policy.model.parameters(),

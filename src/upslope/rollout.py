@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 import numpy as np
 
 from upslope.chat import Chat
+from upslope.grading import SECONDS, grade
 from upslope.seeds import seed_of
 from upslope.types import (
     Completion,
@@ -19,14 +20,14 @@ from upslope.types import (
     Group,
     Message,
     Problem,
-    Reward,
     Sampling,
     Segment,
     Trajectory,
     Turn,
     Usage,
-    UserError,
 )
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Player:
     max_tokens: int
     temperature: float
     max_turns: int = 8
-    grading: float = 60.0
+    grading: float = SECONDS
 
     async def group(self, problem: Problem, visit: int, size: int, seed: int, phase: str) -> Group:
         """Play a problem ``size`` times and grade the plays together.
@@ -47,16 +48,10 @@ class Player:
         Draws depend on (seed, phase, problem, visit, member, turn) and nothing else.
         """
         prompt = self.chat.encode(self.chat.messages(problem))
-        plays = [
-            asyncio.ensure_future(self._play(problem, prompt, (visit, member), (seed, phase)))
-            for member in range(size)
-        ]
-        try:
-            trajectories = await asyncio.gather(*plays)
-        finally:
-            for play in plays:
-                play.cancel()
-        rewards = await self._grade(problem, trajectories)
+        trajectories = await together(
+            [self._play(problem, prompt, (visit, m), (seed, phase)) for m in range(size)]
+        )
+        rewards = await grade(self.env, problem, trajectories, self.grading)
         return Group(
             problem,
             tuple(replace(t, reward=r) for t, r in zip(trajectories, rewards, strict=True)),
@@ -81,6 +76,8 @@ class Player:
                 rows.sampled(completion, self.temperature)
                 if completion.stop != "stop" or not await self._replied(episode, messages, rows):
                     break
+            else:  # the env had more to say than turns were left
+                rows.turns[-1] = replace(rows.turns[-1], stop_reason="turns")
             facts = dict(await episode.facts())
         return Trajectory(
             problem,
@@ -106,39 +103,16 @@ class Player:
         rows.extended(longer, lambda: self.chat.encode(messages))
         return True
 
-    async def _grade(
-        self, problem: Problem, trajectories: Sequence[Trajectory]
-    ) -> Sequence[Reward]:
-        """One checked reward for each trajectory; a grader that raises or hangs stops the run."""
-        name = type(self.env).__name__
-        try:
-            rewards = await asyncio.wait_for(
-                self.env.rewards(problem, trajectories), timeout=self.grading
-            )
-        except TimeoutError as error:
-            raise UserError(
-                f"{name}.rewards took more than {self.grading:g} s on problem {problem.id!r}: "
-                "bound the grader's time and mark what it cannot grade as invalid"
-            ) from error
-        except UserError:
-            raise
-        except Exception as error:
-            raise UserError(
-                f"{name}.rewards raised {type(error).__name__} on problem {problem.id!r}: {error}"
-            ) from error
-        if len(rewards) != len(trajectories):
-            raise UserError(
-                f"{name}.rewards returned {len(rewards)} rewards for {len(trajectories)} "
-                f"trajectories of problem {problem.id!r}: return one for each, in order"
-            )
-        for reward in rewards:
-            numbers = (reward.total, *reward.parts.values(), *reward.costs.values())
-            if reward.valid and not all(math.isfinite(number) for number in numbers):
-                raise UserError(
-                    f"{name}.rewards gave a reward that is not finite on problem {problem.id!r}: "
-                    f"return Reward(0.0, valid=False, reason=...) where grading failed"
-                )
-        return rewards
+
+async def together(plays: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
+    """All of them; where one fails the others are ended before its error is raised."""
+    tasks = [asyncio.ensure_future(play) for play in plays]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 class Rows:

@@ -1,43 +1,38 @@
-"""A recipe's names as objects: the only place where names become objects.
+"""What the stages of one run share, and each stage as the loop takes it.
 
 What is done with them, from the self-check to the result, is in ``launch.py``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, cast
 
 import torch
 
 from upslope import machine
-from upslope.algorithms import ALGORITHMS
-from upslope.batch import Algorithm, State
+from upslope.batch import State
 from upslope.chat import Chat
 from upslope.checkpoints import Place, write_checkpoint
-from upslope.components import build, find
+from upslope.components import build
 from upslope.engines.local import LocalEngine
-from upslope.envs import ENVS
 from upslope.evaluate import Both, Evaluation, evaluate
 from upslope.learner import Learner, frozen_copy
 from upslope.ledger import Ledger
 from upslope.measures import played
+from upslope.models.flops import activation_bytes
 from upslope.models.load import load
-from upslope.models.policy import Policy
-from upslope.recipe import Recipe, Stage
+from upslope.recipe import Recipe
 from upslope.result import Accuracy, Estimate
 from upslope.rollout import Player
 from upslope.runs import Run
-from upslope.settings import Component
 from upslope.sources import Demonstration, Recorded, Rollouts, read_demonstrations
+from upslope.stages import Built, NoSettings, RecordedSettings, built
 from upslope.sync import Synchroniser
 from upslope.train import Parts
 from upslope.trajectories import trajectory_row
 from upslope.types import (
     Demonstrates,
-    Env,
     Group,
     InFlight,
     Metrics,
@@ -48,79 +43,6 @@ from upslope.types import (
 )
 
 Say = Callable[[str], None]
-SOURCES = {"rollouts", "recorded"}
-
-
-@dataclass(frozen=True)
-class RecordedSettings:
-    """``source = {type = "recorded"}``: a JSONL ``path``, or the env's own demonstrations."""
-
-    path: str = ""
-
-
-def component(kinds: Mapping[str, str], given: Component | None, kind: str, at: str) -> Any:
-    """An env or algorithm from its table."""
-    if given is None:
-        raise UserError(f"{at} is missing: name one, as in [{kind}] type = {next(iter(kinds))!r}")
-    return build(find(kinds, given.type, kind), given.settings, at)
-
-
-def env_of(given: Component | None, at: str = "env") -> Env:
-    """An env from its table."""
-    return cast(Env, component(ENVS, given, "env", at))
-
-
-def algorithm_of(given: Component | None, at: str = "algorithm") -> Algorithm:
-    """An algorithm from its table."""
-    return cast(Algorithm, component(ALGORITHMS, given, "algorithm", at))
-
-
-@dataclass(frozen=True)
-class Built:
-    """A stage with its env and algorithm, checked against each other before a model is loaded."""
-
-    stage: Stage
-    env: Env
-    algorithm: Algorithm
-
-
-def built(recipe: Recipe) -> list[Built]:
-    """All stages; raises UserError for what cannot work whatever the model is."""
-    out = []
-    for stage in recipe.stages():
-        at = f"stage.{stage.name}." if recipe.stage else ""
-        one = Built(
-            stage,
-            env_of(stage.env, f"{at}env"),
-            algorithm_of(stage.algorithm, f"{at}algorithm"),
-        )
-        refuse(one, at)
-        out.append(one)
-    return out
-
-
-def refuse(one: Built, at: str) -> None:
-    """Contradictions between a stage's parts."""
-    stage, name = one.stage, one.stage.algorithm.type
-    compares = "equal_rewards_no_signal" in one.algorithm.claims
-    if stage.source.type not in SOURCES:
-        raise UserError(
-            f"{at}source.type={stage.source.type!r} is unknown: use one of {sorted(SOURCES)}"
-        )
-    if stage.source.type == "rollouts" and compares and stage.rollout.group == 1:
-        raise UserError(
-            f"{at}rollout.group=1 leaves {name} nothing to compare a reward with, so nothing "
-            "would be learned: use at least 2, or the algorithm reinforce"
-        )
-    if stage.source.type == "recorded" and compares:
-        raise UserError(
-            f"{at}algorithm {name} compares the members of a group and recorded groups have one "
-            "member: use sft, or rollouts as the source"
-        )
-    if stage.source.type == "rollouts" and name == "sft":
-        raise UserError(
-            f'{at}algorithm sft learns from given replies: set {at}source.type = "recorded"'
-        )
 
 
 class Session:
@@ -136,7 +58,8 @@ class Session:
         self.policy = load(
             recipe.model, recipe.seed, getattr(torch, settings.dtype), self.device, say
         )
-        tokens = settings.micro_tokens or fitting_tokens(self.policy)
+        self.activations = activation_bytes(self.policy.model.config)
+        tokens = settings.micro_tokens or fitting_tokens(self.device, self.activations)
         self.recipe = recipe.model_copy(
             update={
                 "machine": recipe.machine.model_copy(update={"threads": threads}),
@@ -270,13 +193,8 @@ class Session:
         rows = [trajectory_row(step, name, t) for t in played(both.groups)]
         run.log_trajectories(rows)
         for watch in self.watches:
-            watch.see(step, (), metrics)
+            watch.see(one.stage.name, step, (), metrics)
         return accuracy
-
-
-@dataclass(frozen=True)
-class NoSettings:
-    """A component without settings of its own."""
 
 
 def estimate(evaluation: Evaluation) -> Estimate:
@@ -309,15 +227,11 @@ def device_of(name: str) -> str:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
-def fitting_tokens(policy: Policy) -> int:
+def fitting_tokens(device: str, per_token: int) -> int:
     """Tokens whose activations fit into a sixteenth of the memory, and into 1 GiB on a CPU."""
-    settings = policy.model.config.get_text_config()
-    heads, kv_heads, size = policy.heads
-    wide = settings.to_dict().get("intermediate_size") or 4 * settings.hidden_size
-    floats = 8 * settings.hidden_size + 3 * (heads + kv_heads) * size + 4 * wide
-    per_token = 4 * floats * settings.num_hidden_layers
-    if policy.model.device.type == "cuda":
+    room = machine.memory() // 16
+    if device == "cuda":
         room = torch.cuda.mem_get_info()[0] // 4
-    else:
-        room = min(machine.memory() // 16, 2**30)
-    return max(256, min(65536, int(room // per_token)))
+    elif device == "cpu":
+        room = min(room, 2**30)
+    return max(256, min(65536, room // per_token))

@@ -7,6 +7,7 @@ import json
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -196,7 +197,7 @@ def read_demonstrations(path: Path) -> list[Demonstration]:
 
 def _json_rows(path: Path) -> Iterator[tuple[int, Any]]:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")  # JSON may hold other line ends
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read source.path {path}: {error}") from error
     for number, line in enumerate(lines, 1):
@@ -213,14 +214,17 @@ def _demonstration(row: Any, where: str, number: int) -> Demonstration:
     reply, reward, stop = row.get("reply"), row.get("reward", 1.0), row.get("stop", [])
     if not isinstance(reply, str) or not reply:
         raise UserError(f'{where}: "reply" must be a non-empty string')
-    if isinstance(reward, bool) or not isinstance(reward, int | float):
+    if isinstance(reward, bool) or not isinstance(reward, int | float) or not isfinite(reward):
         raise UserError(f'{where}: "reward" must be a number, got {reward!r}')
     prompt, messages = row.get("prompt", ""), row.get("messages", [])
     if not isinstance(prompt, str) or not isinstance(messages, list):
         raise UserError(f'{where}: "prompt" must be a string and "messages" a list')
     if bool(prompt) == bool(messages):
         raise UserError(f'{where}: give either "prompt" or "messages"')
-    problem = Problem(
-        str(row.get("id", number)), tuple(messages), prompt, tuple(stop), answer=reply
-    )
+    if not all(isinstance(m, dict) and {"role", "content"} <= m.keys() for m in messages):
+        raise UserError(f'{where}: each of "messages" must be an object with a role and content')
+    if not isinstance(stop, list) or not all(isinstance(s, str) and s for s in stop):
+        raise UserError(f'{where}: "stop" must be a list of strings')
+    name = str(row.get("id", number))
+    problem = Problem(name, tuple(messages), prompt, tuple(stop), answer=reply)
     return Demonstration(problem, reply, float(reward))

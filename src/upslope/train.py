@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 
-from upslope.batch import Algorithm, Batch, State
+from upslope.batch import Algorithm, Batch, Column, State
 from upslope.learner import Learner
 from upslope.ledger import Ledger
 from upslope.measures import merged, played, rollout_metrics
@@ -40,7 +40,7 @@ async def train(p: Parts, step: int, state: State) -> tuple[Accuracy, int, str, 
     """Train one stage from ``step`` on: how good it was, last step, what stopped it, how good."""
     stage, first = p.stage, step
     before = accuracy = await p.evaluate(step)
-    stopped = ""
+    stopped = "accuracy" if 0 < stage.stop.accuracy <= before.sampled.mean else ""
     while not stopped:
         with p.ledger.time("decode"):
             groups = await p.source.groups(stage.rollout.problems, step, p.algorithm.keep)
@@ -51,11 +51,12 @@ async def train(p: Parts, step: int, state: State) -> tuple[Accuracy, int, str, 
         state = p.algorithm.advance(state, metrics)
         step += 1
         if p.source.live:
-            await p.synchronise(step, metrics["update/grad_norm"] > 0)
+            moved = metrics["update/grad_norm"] > 0 and not metrics["update/skipped"]
+            await p.synchronise(step, moved)
             p.run.log_trajectories([trajectory_row(step, stage.name, t) for t in played(groups)])
         metrics |= p.ledger.row()
         p.run.log(step, stage.name, metrics)
-        actions = [a for w in p.watches for a in w.see(step, groups, metrics)]
+        actions = [a for w in p.watches for a in w.see(stage.name, step, groups, metrics)]
         stopped = "watch" if actions else bound_reached(stage.stop, step - first, p.ledger)
         if stopped or (stage.evaluation.every and (step - first) % stage.evaluation.every == 0):
             accuracy = await p.evaluate(step)
@@ -70,11 +71,9 @@ def optimise(p: Parts, batch: Batch, step: int) -> Metrics:
     """All updates of one rollout batch: advantages once, then epochs of updates."""
     rollout, learner = p.stage.rollout, p.stage.learner
     decoupled = rollout.max_staleness > 0 and rollout.correction == "decoupled"
-    fresh = rollout.max_staleness == 0
-    columns = set(p.algorithm.needs)
-    if decoupled or learner.updates * learner.epochs > 1:
-        columns.add("old_logprobs")
-    batch = p.learner.fill(batch, sorted(columns))
+    compared = decoupled or learner.updates * learner.epochs > 1
+    columns: list[Column] = ["old_logprobs"] if compared else []
+    batch = p.learner.fill(batch, sorted({*columns, *p.algorithm.needs}))
     batch = replace(batch, advantages=p.algorithm.advantages(batch))
     if rollout.max_staleness and rollout.correction == "bypass":
         batch = replace(batch, old_logprobs=batch.engine_logprobs)
@@ -82,7 +81,7 @@ def optimise(p: Parts, batch: Batch, step: int) -> Metrics:
     for epoch in range(learner.epochs):
         for rows in batch.updates(learner.updates, seed_of(p.seed, "updates", step, epoch)):
             part = batch.rows(rows)
-            if fresh and not seen:
+            if not (seen or rollout.max_staleness):
                 part = replace(part, old_logprobs=None)  # the live values: ratio exactly 1
             cap = rollout.importance_cap if decoupled else 0.0
             seen.append(p.learner.update(part, p.algorithm, cap))

@@ -331,5 +331,7 @@ Action = Literal["stop"]
 class Watch(Protocol):
     """Something that looks at every step and every evaluation, and may act on the run."""
 
-    def see(self, step: int, groups: Sequence[Group], metrics: Metrics) -> Sequence[Action]:
-        """After a step (with its groups) or an evaluation (with none)."""
+    def see(
+        self, stage: str, step: int, groups: Sequence[Group], metrics: Metrics
+    ) -> Sequence[Action]:
+        """After a stage's step (with its groups) or evaluation (with none)."""

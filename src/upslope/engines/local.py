@@ -22,6 +22,8 @@ from upslope.models.fused import fits
 from upslope.models.policy import Policy, checksum
 from upslope.types import Completion, InFlight, Sampling, UserError, WeightSource
 
+FEW = 8  # a full engine waits for this part of its rows: prefills cost less together
+
 Turn = asyncio.Future[None]  # of a load that waits for the requests before it
 
 
@@ -160,6 +162,8 @@ class LocalEngine:
         """The groups whose turn it is. One that does not fit yet waits, to share its prefill."""
         groups: list[Group] = []
         room = self._running.room
+        if room < self._rows // FEW:
+            return groups
         while self._queue and room:
             head = self._queue[0]
             if isinstance(head, asyncio.Future):

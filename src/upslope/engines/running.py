@@ -7,7 +7,7 @@ Bookkeeping between the model's rows, the slots and the requests; who waits, and
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -22,14 +22,19 @@ from upslope.types import Completion, Sampling, StopReason, Usage
 
 @dataclass(eq=False, slots=True)
 class Request:
-    """One call of ``sample``. ``spent``: the decode FLOPs of a row when the request joined."""
+    """One call of ``sample``, and what it has cost.
+
+    ``spent``: the decode FLOPs of a row when the request joined.
+    """
 
     prompt: tuple[int, ...]
     sampling: Sampling
     limit: int
     answer: asyncio.Future[Completion]
     slot: int = -1
-    usage: Usage = field(default_factory=Usage)
+    computed: int = 0
+    cached: int = 0
+    prefill_flops: float = 0.0
     spent: float = 0.0
 
 
@@ -87,7 +92,8 @@ class Running:
             self._model.prefill([rows[i] for i in chosen], range(len(chosen)))
             share = (self._model.flops - before) / len(chosen)
             for i in chosen:
-                requests[i].usage += Usage(computed=len(rows[i]), prefill_flops=share)
+                requests[i].computed += len(rows[i])
+                requests[i].prefill_flops += share
             order += chosen
         self._ids = self._ids[order]
         self._leave(np.ones(len(order), dtype=np.bool_))
@@ -100,11 +106,11 @@ class Running:
         for group in groups:
             length = len(group[0].prompt)
             for request in group:
-                first = request is group[0]
-                request.usage = Usage(length * first, length * (not first), prefill_flops=share)
+                request.cached, request.prefill_flops = length, share
                 request.spent, request.slot = self._spent, self._free.pop()
                 self._live[request.slot] = request
                 self._slots.admit(request.slot, request.sampling, request.limit)
+            group[0].computed, group[0].cached = length, 0
         slots = [request.slot for group in groups for request in group]
         self._ids = np.concatenate((self._ids, slots))
         self._leave(self._sampled(joined, logits[torch.tensor(owner)], version))
@@ -126,12 +132,11 @@ class Running:
     def _answer(self, slot: int, stopped: bool) -> None:
         request = self._live[slot]
         tokens, logprobs, versions = self._slots.sampled(slot)
-        spent = Usage(decoded=len(tokens), decode_flops=self._spent - request.spent)
+        decoded = len(tokens), request.prefill_flops, self._spent - request.spent
+        usage = Usage(request.computed, request.cached, *decoded)
         reason: StopReason = "stop" if stopped else "length"
         if not request.answer.done():
-            request.answer.set_result(
-                Completion(tokens, logprobs, versions, reason, request.usage + spent)
-            )
+            request.answer.set_result(Completion(tokens, logprobs, versions, reason, usage))
         self._release(slot)
 
     def _release(self, slot: int) -> None:

@@ -2,4 +2,5 @@
 
 ENVS = {
     "arithmetic": "upslope.envs.arithmetic:Arithmetic",
+    "prices": "upslope.envs.prices:Prices",
 }

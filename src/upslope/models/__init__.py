@@ -1,0 +1,1 @@
+"""The policy: loading, packed scoring, decoding, and what it costs."""

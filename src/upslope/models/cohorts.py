@@ -45,14 +45,9 @@ class Cohort:
         self._arrange()
 
     @property
-    def rows(self) -> int:
-        """Rows that are still decoded."""
-        return len(self.owner)
-
-    @property
     def pairs(self) -> int:
         """Query-key pairs of one decode step, padding included."""
-        return len(self.lengths) * self.width * self.keys.shape[-1] + self.rows * (self.used + 1)
+        return self.prompts * self.width * self.keys.shape[-1] + self.rows * (self.used + 1)
 
     def select(self, order: Tensor) -> None:
         """Keep the rows ``order``, in that order."""
@@ -81,7 +76,7 @@ class Cohort:
         own_keys = [_ending_at(c.own_keys[:, : c.rows, :, : c.used], used) for c in both]
         own_values = [_ending_at(c.own_values[:, : c.rows, :, : c.used], used) for c in both]
         self.own_keys, self.own_values = torch.cat(own_keys, 1), torch.cat(own_values, 1)
-        self.owner = torch.cat([self.owner, other.owner + len(self.lengths)])
+        self.owner = torch.cat([self.owner, other.owner + self.prompts])
         self.lengths = torch.cat([self.lengths, other.lengths])
         self.position = torch.cat([self.position, other.position])
         self.start, self.used = torch.cat(starts), used
@@ -151,14 +146,15 @@ class Cohort:
             longest = int(self.lengths.max())
             self.keys = self.keys[..., :longest][:, live]
             self.values = self.values[..., :longest, :][:, live]
-        prompts, rows = len(self.lengths), torch.arange(self.rows, device=self.owner.device)
-        counts = torch.bincount(self.owner, minlength=prompts)
+        self.prompts, self.rows = len(self.lengths), len(self.owner)
+        rows = torch.arange(self.rows, device=self.owner.device)
+        counts = torch.bincount(self.owner, minlength=self.prompts)
         self.width = int(counts.max())
         order = torch.argsort(self.owner, stable=True)
         slots = torch.empty_like(order)
         slots[order] = rows - (counts.cumsum(0) - counts)[self.owner[order]]
         slots += self.owner * self.width
-        fill = slots.new_zeros(prompts * self.width)
+        fill = slots.new_zeros(self.prompts * self.width)
         fill[slots] = rows
         regular = len(fill) == self.rows and bool((slots == rows).all())
         self.slots, self.fill = (None, None) if regular else (slots, fill)  # None: as they are
@@ -210,8 +206,11 @@ def closest(cohorts: list[Cohort]) -> tuple[int, int]:
 
     def padding(pair: tuple[int, int]) -> int:
         a, b = cohorts[pair[0]], cohorts[pair[1]]
-        prompts = len(a.lengths) + len(b.lengths)
-        far = prompts * max(a.width, b.width) * max(a.keys.shape[-1], b.keys.shape[-1])
+        far = (
+            (a.prompts + b.prompts)
+            * max(a.width, b.width)
+            * max(a.keys.shape[-1], b.keys.shape[-1])
+        )
         return far + (a.rows + b.rows) * max(a.used, b.used) - a.pairs - b.pairs
 
     return min(combinations(range(len(cohorts)), 2), key=padding)

@@ -19,7 +19,7 @@ from upslope.models.fused import Weights, fill
 from upslope.models.policy import Policy
 
 PASS_TOKENS = 4096  # of one prefill pass, padding included: bounds its activations
-MOST_COHORTS = 8  # each costs its own attention calls in every layer
+MOST_COHORTS = 4  # each costs its own attention calls in every layer
 
 Attention = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 
@@ -152,7 +152,7 @@ class Decoder:
                 qk = torch.cat((q, self._normed(k, layer.k_norm)), 1)
             qk = _rotated(qk, cos, sin)
             out = attend(index, qk[:, : w.heads], qk[:, w.heads :], v)
-            x = torch.addmm(x, out.view(len(x), -1), layer.out)
+            x = torch.addmm(x, out.reshape(len(x), -1), layer.out)
             gate, up = (self._normed(x, layer.after) @ layer.gate_up).chunk(2, -1)
             x = torch.addmm(x, F.silu(gate, inplace=True).mul_(up), layer.down)
         return x

@@ -46,3 +46,15 @@ def _matrices(model: nn.Module, head: nn.Module) -> Iterator[Tensor]:
     for module in model.modules():
         if isinstance(module, nn.Linear | Conv1D) and module is not head:
             yield module.get_parameter("weight")
+
+
+def activation_bytes(config: PretrainedConfig) -> int:
+    """Bytes that a token's activations take until the backward pass, in FP32, about."""
+    text = config.get_text_config()
+    settings = text.to_dict()
+    heads = int(text.num_attention_heads)
+    size = int(settings.get("head_dim") or text.hidden_size // heads)
+    kv_heads = int(settings.get("num_key_value_heads") or heads)
+    wide = int(settings.get("intermediate_size") or 4 * text.hidden_size)
+    floats = 8 * int(text.hidden_size) + 3 * (heads + kv_heads) * size + 4 * wide
+    return 4 * floats * int(text.num_hidden_layers)

@@ -1,0 +1,1 @@
+"""Graders that several envs share: text and facts to a Reward."""

@@ -1,0 +1,141 @@
+"""The made-up groups that algorithms are checked on, with what commonly breaks them.
+
+Groups of unequal sizes whose rows are not side by side, one of a single member, one of equal
+rewards, an invalid member, a trajectory of two segments, an untrained span inside a reply.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from upslope.batch import Algorithm, Batch, Outputs
+from upslope.types import Group, Problem, Reward, Segment, Trajectory, Turn, UserError
+
+# Rewards by group; None is a reward that could not be given.
+REWARDS: tuple[tuple[float | None, ...], ...] = (
+    (1.0, 0.0, 0.0, 1.0),
+    (0.3, None, 0.7),
+    (0.5,),
+    (0.2, 0.2, 0.2),
+    (2.0, -1.5),
+)
+RUBBISH = 77.0
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """A filled batch, and what a policy says of it: log-probability and entropy [row token]."""
+
+    batch: Batch
+    logprobs: Tensor
+    entropy: Tensor
+
+
+def groups() -> list[Group]:
+    """The groups, always the same."""
+    draw = np.random.default_rng(0)
+    return [_group(g, rewards, draw) for g, rewards in enumerate(REWARDS)]
+
+
+def table(algorithm: Algorithm, order: Tensor | None = None) -> Table:
+    """The groups as one shuffled batch with everything the algorithm needs, advantages included.
+
+    ``order`` shuffles once more, before the advantages are taken.
+    """
+    batch = Batch.of(groups(), algorithm.start())
+    draw = torch.Generator().manual_seed(1)
+    batch = batch.rows(torch.randperm(len(batch), generator=draw))
+    shape = batch.tokens.shape
+    logprobs = -4 * torch.rand(shape, generator=draw)
+    # Ratios from 0.5 to 2, beyond any clip.
+    old = logprobs + 1.4 * torch.rand(shape, generator=draw) - 0.7
+    ref = logprobs + torch.rand(shape, generator=draw) - 0.5
+    entropy = 3 * torch.rand(shape, generator=draw)
+    batch = replace(batch, old_logprobs=torch.where(batch.trained, old, 0.0))
+    if "ref_logprobs" in algorithm.needs:
+        batch = replace(batch, ref_logprobs=torch.where(batch.trained, ref, 0.0))
+    logprobs, entropy = (torch.where(batch.trained, t, 0.0) for t in (logprobs, entropy))
+    if order is not None:
+        batch, logprobs, entropy = batch.rows(order), logprobs[order], entropy[order]
+    return Table(replace(batch, advantages=algorithm.advantages(batch)), logprobs, entropy)
+
+
+def gradient(algorithm: Algorithm, seen: Table, budget: int = 2**30) -> tuple[float, Tensor]:
+    """The update's loss and its gradient [row token, 2] by log-probability and entropy."""
+    batch = replace(seen.batch, weights=algorithm.weights(seen.batch))
+    logprobs, entropy = (t.clone().requires_grad_() for t in (seen.logprobs, seen.entropy))
+    total = 0.0
+    for rows in batch.micro(budget, algorithm.couples):
+        part = batch.rows(rows)
+        width = part.tokens.shape[1]
+        spread = entropy[rows][:, :width] if "entropy" in algorithm.reads else None
+        loss, metrics = algorithm.loss(Outputs(logprobs[rows][:, :width], spread), part)
+        for name, value in {"loss": loss, **metrics}.items():
+            if value.shape != part.tokens.shape:
+                raise UserError(
+                    f"{type(algorithm).__name__}.loss gives {name} the shape {list(value.shape)} "
+                    f"instead of [row token] = {list(part.tokens.shape)}"
+                )
+        assert part.weights is not None
+        summed = torch.where(part.trained, loss * part.weights, 0.0).sum()
+        if summed.requires_grad:
+            summed.backward()
+        total += float(summed.detach())
+    columns = [torch.zeros_like(t) if t.grad is None else t.grad for t in (logprobs, entropy)]
+    return total, torch.stack(columns, -1)
+
+
+def widened(seen: Table, algorithm: Algorithm, by: int = 5) -> Table:
+    """The same with more padding, and rubbish in every column that has no number there."""
+    columns: dict[str, Any] = {}
+    for name, column in vars(seen.batch).items():
+        if isinstance(column, Tensor) and column.ndim == 2:
+            filler = False if column.dtype == torch.bool else type(column.sum().item())(RUBBISH)
+            columns[name] = F.pad(column, (0, by), value=filler)
+    batch = replace(seen.batch, **columns)
+    batch = replace(batch, advantages=algorithm.advantages(batch))
+    logprobs, entropy = (F.pad(t, (0, by)) for t in (seen.logprobs, seen.entropy))
+    return Table(batch, logprobs, entropy)
+
+
+def renumbered(seen: Table, algorithm: Algorithm) -> Table:
+    """The same with other ids, and gaps between them, as a part of a rollout batch has."""
+    other = replace(seen.batch, group=97 - 7 * seen.batch.group)
+    other = replace(other, trajectory=101 - 5 * seen.batch.trajectory)
+    return replace(seen, batch=replace(other, advantages=algorithm.advantages(other)))
+
+
+def _group(number: int, rewards: tuple[float | None, ...], draw: np.random.Generator) -> Group:
+    problem = Problem(f"made up {number}", prompt="?")
+    plays = []
+    for member, total in enumerate(rewards):
+        # The first trajectory of all was rewritten once: two segments.
+        count = 2 if (number, member) == (0, 0) else 1
+        segments = tuple(_segment(draw) for _ in range(count))
+        turns = tuple(Turn(s, 2, len(segment.tokens), "stop") for s, segment in enumerate(segments))
+        reward = Reward(9.0, valid=False, reason="made up") if total is None else Reward(total)
+        said = ({"role": "raw", "content": "?"}, {"role": "assistant", "content": "!"})
+        plays.append(Trajectory(problem, 0, member, segments, turns, said, reward))
+    return Group(problem, tuple(plays))
+
+
+def _segment(draw: np.random.Generator) -> Segment:
+    """A prompt of 2 tokens and 2 to 9 sampled ones, of which the env said the third."""
+    length = 2 + int(draw.integers(2, 10))
+    trained = np.arange(length) >= 2
+    if length > 6:
+        trained[4] = False
+    logprobs = np.where(trained, -3 * draw.random(length), 0.0)
+    versions = np.where(trained, 1, -1)
+    return Segment(
+        draw.integers(0, 30, length, dtype=np.int32),
+        trained,
+        logprobs.astype(np.float32),
+        versions.astype(np.int32),
+    )

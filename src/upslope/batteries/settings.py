@@ -1,0 +1,40 @@
+"""What holds of every component: it is its own settings, and a recipe carries them."""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+from typing import Any, Literal
+
+from upslope.components import build
+from upslope.recipe import dump, read
+from upslope.selfcheck import Proof
+from upslope.types import UserError
+
+
+def prove_settings(component: Any, kind: Literal["env", "algorithm"]) -> Proof:
+    """Its settings, written into a recipe and read back, make an equal component."""
+    cls = type(component)
+    frozen = dataclasses.is_dataclass(cls) and vars(cls)["__dataclass_params__"].frozen
+    if not frozen:
+        raise UserError(f"{cls.__name__} must be a frozen dataclass of its settings")
+    table = {"type": "it", **_written(dataclasses.asdict(component))}
+    others = {"env": {"type": "any"}, "algorithm": {"type": "any"}}
+    recipe = read({"model": "any", **others, kind: table})
+    back = read(tomllib.loads(dump(recipe)))
+    found = back.env if kind == "env" else back.algorithm
+    assert found is not None
+    again = build(cls, found.settings, kind)
+    if again != component:
+        raise UserError(
+            f"{cls.__name__}'s settings do not survive a recipe: {component} comes back as "
+            f"{again}; use numbers, strings, booleans, tuples and nested frozen dataclasses"
+        )
+    return Proof("its settings survive a recipe", f"{len(table) - 1} settings")
+
+
+def _written(value: Any) -> Any:
+    """As TOML, which has no null: a setting that is None is left out, to take its default."""
+    if isinstance(value, dict):
+        return {k: _written(v) for k, v in value.items() if v is not None}
+    return value

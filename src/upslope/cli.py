@@ -1,0 +1,234 @@
+"""The command line: arguments to calls, results to sentences. Heavy imports wait for a command."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from upslope import __version__
+from upslope.types import UserError
+
+if TYPE_CHECKING:
+    from upslope.runs import Run
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="Scale language models with reinforcement learning.",
+)
+Recipe = Annotated[str, typer.Argument(help="A recipe: a TOML file.")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(help="Settings to change: rollout.group=8 seed=1")
+]
+Model = Annotated[str, typer.Argument(help="A run's folder, or a model: see `upslope models`.")]
+
+
+@app.command()
+def train(recipe: Recipe, overrides: Overrides = None) -> None:
+    """Train a recipe: prove its numbers, train, evaluate, and show what changed."""
+    from rich.console import Console
+
+    from upslope.launch import train_recipe
+    from upslope.progress import show
+    from upslope.recipe import read
+
+    given = read(recipe, overrides or [])
+    console = Console()
+
+    def say(line: str) -> None:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    try:
+        with show(given.stages(), console) as progress:
+            run = train_recipe(given, say, argv=sys.argv, watches=[progress])
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
+    for line in changed(run):
+        say(line)
+
+
+def changed(run: Run) -> list[str]:
+    """What a finished run changed, in figures and in replies to the same problems."""
+    result = run.result()
+    assert result is not None
+    lines = ["", "accuracy on held-out problems, with 95% intervals:"]
+    for name in ("sampled", "greedy"):
+        before, after = (dict(a)[name] for a in (result.before, result.after))
+        lines.append(f"  {name:8}{figure(before)}  ->  {figure(after)}")
+    last = result.stages[-1].name + "/evaluation"
+    rows = [r for r in run.trajectories() if r["stage"] == last and r["id"].endswith("greedy")]
+    steps = sorted({row["step"] for row in rows})
+    first = {row["problem"]: row for row in rows if row["step"] == steps[0]}
+    final = [row for row in rows if row["step"] == steps[-1]]
+    mended = [r for r in final if r["reward"] > first[r["problem"]]["reward"]][:3]
+    if mended:
+        lines += ["", "problems it now solves (greedy):"]
+    for row in mended:
+        asked = str(row["messages"][0]["content"]).rstrip("\n").rsplit("\n", 1)[-1]
+        lines.append(f"  {asked}  before: {first[row['problem']]['text']}  now: {row['text']}")
+    lines += [
+        "",
+        f"{result.steps} steps, {result.flops:.2e} FLOPs, {result.seconds:.0f} s, "
+        f"{result.cpu_seconds:.0f} CPU-seconds, peak memory "
+        f"{result.peak_memory_bytes / 2**30:.2f} GiB; stopped by {result.stopped_by}",
+        f"curve: {run.path / 'curve.svg'}   model: {run.path / 'model'}",
+        f"try it: upslope chat {run.path}",
+    ]
+    return lines
+
+
+def figure(estimate: Any) -> str:
+    """A mean with its interval, in percent."""
+    mean, low, high = (100 * x for x in (estimate.mean, estimate.low, estimate.high))
+    return f"{mean:5.1f}% ({low:.1f} to {high:.1f})"
+
+
+@app.command("eval")
+def evaluate_model(
+    model: Model,
+    env: Annotated[str | None, typer.Argument(help="An env; by default the run's own.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Argument(help="The env's settings: digits=3")
+    ] = None,
+    problems: Annotated[int, typer.Option(min=1, help="Held-out problems.")] = 500,
+    samples: Annotated[int, typer.Option(min=1, help="Samples of each at temperature 1.")] = 1,
+    split: Annotated[str, typer.Option(help="validation or test.")] = "test",
+    max_tokens: Annotated[int | None, typer.Option(min=1, help="Tokens of a reply.")] = None,
+    seed: Annotated[int, typer.Option(help="What the sampling derives from.")] = 0,
+) -> None:
+    """Accuracy on held-out problems with a 95% interval: the code that training uses."""
+    from upslope.trial import evaluate_folder
+
+    for line in evaluate_folder(
+        model, env, settings or [], (problems, samples, split, max_tokens, seed)
+    ):
+        print(line)
+
+
+@app.command()
+def check(
+    what: Annotated[str, typer.Argument(help="A recipe, an env, an algorithm, or file.py:Name.")],
+    overrides: Overrides = None,
+) -> None:
+    """Prove a recipe's numbers on its own model and env, or an env's or algorithm's contract."""
+    from upslope.trial import check_component, check_recipe
+
+    proofs = (
+        check_recipe(what, overrides or [])
+        if what.endswith(".toml")
+        else check_component(what, overrides or [])
+    )
+    for proof in proofs:
+        print(f"proven: {proof.claim} ({proof.seen})")
+
+
+@app.command()
+def plan(recipe: Recipe, overrides: Overrides = None) -> None:
+    """Parameters, memory, FLOPs and sizes of a recipe, before anything is spent."""
+    from upslope.plan import lines
+    from upslope.recipe import read
+    from upslope.session import Session
+
+    for line in lines(Session(read(recipe, overrides or []), to_stderr)):
+        print(line)
+
+
+@app.command()
+def chat(
+    model: Model,
+    raw: Annotated[bool, typer.Option(help="Continue the text instead of replying to it.")] = False,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Tokens of a reply.")] = 256,
+    temperature: Annotated[float, typer.Option(min=0, help="0 is greedy.")] = 0.0,
+) -> None:
+    """Talk to a model or a run, a line at a time; an empty line or Ctrl-D ends it."""
+    from upslope.trial import talk
+
+    talk(model, raw, max_tokens, temperature)
+
+
+@app.command()
+def models() -> None:
+    """Models known by name."""
+    from upslope.models.hub import MODELS
+    from upslope.models.ladder import sizes
+
+    for name, known in MODELS.items():
+        print(f"{name:24} {known.about} ({known.licence})")
+    for size, parameters in sizes().items():
+        about = f"character-level, made from scratch, {parameters:,} parameters"
+        print(f"{'ladder:' + size:24} {about}")
+    print(f"{'owner/name, or a folder':24} any causal language model in Hugging Face form")
+
+
+@app.command()
+def envs() -> None:
+    """Envs known by name."""
+    from upslope.envs import ENVS
+
+    catalogue(ENVS)
+
+
+@app.command()
+def algorithms() -> None:
+    """Algorithms known by name."""
+    from upslope.algorithms import ALGORITHMS
+
+    catalogue(ALGORITHMS)
+
+
+def catalogue(kinds: dict[str, str]) -> None:
+    """Each name with its module's first sentence, then its settings and their defaults."""
+    import dataclasses
+    import importlib
+
+    from upslope.components import find
+
+    for name, where in kinds.items():
+        about = (importlib.import_module(where.partition(":")[0]).__doc__ or "").split("\n\n")[0]
+        print(f"{name:12} {' '.join(about.split())}")
+        for field in dataclasses.fields(find(kinds, name, "component")):
+            print(f"{'':14}{field.name} = {field.default!r}")
+
+
+def to_stderr(line: str) -> None:
+    """Say a line where it cannot mix with results."""
+    print(line, file=sys.stderr)
+
+
+def version(wanted: bool) -> None:
+    """Print the version and end."""
+    if wanted:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    wanted: Annotated[
+        bool, typer.Option("--version", callback=version, is_eager=True, help="The version.")
+    ] = False,
+) -> None:
+    """Options that belong to no command."""
+
+
+def main() -> None:
+    """Run a command; a user's mistake is one sentence and exit code 2."""
+    try:
+        app()
+    except UserError as error:
+        fail(str(error), 2)
+    except BrokenPipeError:
+        # The reader of a pipe has gone: nothing is wrong, and nothing more can be said.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+
+
+def fail(sentence: str, code: int) -> None:
+    """Say one sentence and exit."""
+    print(f"upslope: {sentence}", file=sys.stderr)
+    sys.exit(code)

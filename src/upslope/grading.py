@@ -1,0 +1,113 @@
+"""Grades a group through its env, in bounded time, and checks what the grader returned."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import signal
+import threading
+from collections.abc import Awaitable, Generator, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from upslope.types import Env, Problem, Reward, Trajectory, UserError
+
+SECONDS = 60.0
+
+
+async def grade(
+    env: Env, problem: Problem, trajectories: Sequence[Trajectory], seconds: float = SECONDS
+) -> Sequence[Reward]:
+    """One checked reward for each trajectory.
+
+    UserError where the grader raises, takes more than ``seconds``, or returns what is no reward.
+    """
+    name = f"{type(env).__name__}.rewards"
+    try:
+        async with asyncio.timeout(seconds):
+            try:
+                rewards = await Interruptible(env.rewards(problem, trajectories), seconds)
+            except UserError:
+                raise
+            except Exception as error:
+                raise UserError(
+                    f"{name} raised {type(error).__name__} on problem {problem.id!r}: {error}"
+                ) from error
+    except (TimeoutError, Overtime) as error:
+        raise UserError(
+            f"{name} took more than {seconds:g} s on problem {problem.id!r}: "
+            "bound the grader's time and mark what it cannot grade as invalid"
+        ) from error
+    _check(name, problem, trajectories, rewards)
+    return rewards
+
+
+def _check(
+    name: str, problem: Problem, trajectories: Sequence[Trajectory], rewards: Sequence[Reward]
+) -> None:
+    given = list(rewards) if isinstance(rewards, Sequence) else [rewards]
+    if not all(isinstance(reward, Reward) for reward in given):
+        raise UserError(
+            f"{name} returned something other than a list of Reward on problem {problem.id!r}"
+        )
+    if len(given) != len(trajectories):
+        raise UserError(
+            f"{name} returned {len(given)} rewards for {len(trajectories)} "
+            f"trajectories of problem {problem.id!r}: return one for each, in order"
+        )
+    for reward in given:
+        numbers = (reward.total, *reward.parts.values(), *reward.costs.values())
+        if reward.valid and not all(math.isfinite(number) for number in numbers):
+            raise UserError(
+                f"{name} gave a reward that is not finite on problem {problem.id!r}: "
+                "return Reward(0.0, valid=False, reason=...) where grading failed"
+            )
+
+
+class Overtime(BaseException):
+    """Raised inside a grader that computes too long; not an Exception, which it might catch."""
+
+
+class Interruptible:
+    """Awaits ``work``, and breaks into it where it computes for ``seconds`` without awaiting.
+
+    A timeout of asyncio alone never sees a grader that blocks the event loop.
+    """
+
+    def __init__(self, work: Awaitable[Sequence[Reward]], seconds: float) -> None:
+        self.work, self.seconds = work, seconds
+
+    def __await__(self) -> Generator[Any, Any, Sequence[Reward]]:
+        steps = self.work.__await__()
+        cancelled: asyncio.CancelledError | None = None
+        while True:
+            try:
+                with _alarm(self.seconds):
+                    wanted = steps.throw(cancelled) if cancelled else next(steps)
+            except StopIteration as end:
+                rewards: Sequence[Reward] = end.value
+                return rewards
+            cancelled = None
+            try:
+                yield wanted
+            except asyncio.CancelledError as error:
+                cancelled = error
+
+
+@contextmanager
+def _alarm(seconds: float) -> Iterator[None]:
+    """Raise Overtime in the block after so long; signals reach the main thread only."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def ring(number: int, frame: object) -> None:
+        raise Overtime
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)

@@ -1,0 +1,176 @@
+"""What a recipe will take before anything is spent: parameters, memory, FLOPs and sizes.
+
+FLOPs are upper bounds: every reply as long as it may be, every row with signal.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import torch
+
+from upslope.models.load import count
+from upslope.session import Session
+from upslope.stages import Built
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """One stage. FLOPs of a step by phase and of an evaluation; tokens are of one step."""
+
+    name: str
+    problems: int
+    trajectories: int
+    prompt: float
+    reply: int
+    tokens: float
+    prefill: float
+    decode: float
+    update: float
+    reference: float
+    evaluation: float
+    evaluations: int
+    steps: int
+
+    @property
+    def step(self) -> float:
+        """FLOPs of a step."""
+        return self.prefill + self.decode + self.update + self.reference
+
+    @property
+    def total(self) -> float:
+        """FLOPs of the stage; one step's where ``stop.steps`` does not bound it."""
+        return self.step * max(self.steps, 1) + self.evaluation * self.evaluations
+
+
+def sizes(session: Session, one: Built) -> Sizes:
+    """A stage's sizes, with prompts measured on 200 of its problems."""
+    stage, chat, cost = one.stage, session.chat, session.policy.cost
+    problems = one.env.problems("train")[:200]
+    lengths = [len(chat.encode(chat.messages(p))) for p in problems]
+    prompt, reply = sum(lengths) / len(lengths), stage.rollout.max_tokens
+    live = stage.source.type == "rollouts"
+    groups, members = stage.rollout.problems, stage.rollout.group if live else 1
+    rows = groups * members
+    packed = groups * prompt + rows * (reply - 1)
+    pairs = groups * prompt**2 + rows * reply * (prompt + reply)
+    head = rows * reply
+    forward = cost.forward(packed, pairs, head)
+    learner = stage.learner
+    # Backward is twice the forward, and the head's logits are computed once more.
+    update = 3 * forward + cost.head * head
+    passes = learner.epochs + (1 if learner.updates * learner.epochs > 1 else 0) / 3
+    prefill, decode = sampled(session, groups, members, prompt, reply) if live else (0.0, 0.0)
+    held = len(session.held_out(one))
+    every = stage.evaluation.every
+    return Sizes(
+        name=stage.name,
+        problems=groups,
+        trajectories=rows,
+        prompt=prompt,
+        reply=reply,
+        tokens=packed,
+        prefill=prefill,
+        decode=decode,
+        update=update * passes,
+        reference=forward if "ref_logprobs" in one.algorithm.needs else 0.0,
+        evaluation=sum(sampled(session, held, stage.evaluation.samples + 1, prompt, reply)),
+        evaluations=2 + ((stage.stop.steps - 1) // every if every else 0),
+        steps=stage.stop.steps,
+    )
+
+
+def sampled(
+    session: Session, prompts: int, members: int, prompt: float, reply: int
+) -> tuple[float, float]:
+    """FLOPs of prefilling each prompt once and of decoding ``members`` replies to each."""
+    cost, rows = session.policy.cost, prompts * members
+    prefill = cost.forward(prompts * prompt, prompts * prompt**2, prompts)
+    tokens = rows * (reply - 1)
+    return prefill, cost.forward(tokens, tokens * (prompt + reply / 2), tokens)
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes held at once during an update."""
+
+    weights: float
+    gradients: float
+    optimiser: float
+    engine: float
+    reference: float
+    activations: float
+
+    @property
+    def total(self) -> float:
+        """All of them."""
+        parts = (self.weights, self.gradients, self.optimiser, self.engine, self.reference)
+        return sum(parts) + self.activations
+
+
+def memory(session: Session) -> Memory:
+    """Of the whole run: the most any stage needs."""
+    policy = session.policy
+    weights = float(sum(t.numel() * t.element_size() for _, t in policy.tensors()))
+    head, _ = policy.head()
+    reference = any("ref_logprobs" in one.algorithm.needs for one in session.stages)
+    tokens = session.recipe.learner.micro_tokens
+    return Memory(
+        weights=weights,
+        gradients=weights,
+        optimiser=2 * weights,
+        # The engine keeps its head transposed beside its embedding.
+        engine=weights + head.numel() * head.element_size(),
+        reference=weights if reference else 0.0,
+        activations=float(session.activations * tokens),
+    )
+
+
+def speed() -> float:
+    """FLOP/s of this machine's matrix products now: the best of a few of a transformer's size."""
+    x, w = torch.ones(512, 576), torch.ones(576, 1536)
+    best = 0.0
+    for _ in range(8):
+        start = time.perf_counter()
+        x @ w
+        best = max(best, 2 * x.shape[0] * w.numel() / (time.perf_counter() - start))
+    return best
+
+
+def lines(session: Session) -> list[str]:
+    """The plan in words."""
+    held, out = memory(session), []
+    gib = 2**30
+    out.append(
+        f"model {session.recipe.model}: {count(session.policy) / 1e6:.2f}M parameters, "
+        f"context {session.policy.context}"
+    )
+    out.append(
+        f"memory about {held.total / gib:.2f} GiB: weights {held.weights / gib:.2f}, gradients "
+        f"{held.gradients / gib:.2f}, optimiser {held.optimiser / gib:.2f}, engine "
+        f"{held.engine / gib:.2f}, reference {held.reference / gib:.2f}, activations "
+        f"{held.activations / gib:.2f} (micro-batches of {session.recipe.learner.micro_tokens} "
+        "tokens), besides Python and torch"
+    )
+    total = 0.0
+    for one in session.stages:
+        s = sizes(session, one)
+        total += s.total
+        out.append(
+            f"stage {s.name}: {s.problems} problems x {s.trajectories // s.problems} trajectories, "
+            f"prompts of {s.prompt:.0f} tokens, replies of at most {s.reply}: {s.tokens:.0f} "
+            f"tokens an update"
+        )
+        out.append(
+            f"  FLOPs a step at most {s.step:.2e}: prefill {s.prefill:.1e}, decode {s.decode:.1e}, "
+            f"update {s.update:.1e}, reference {s.reference:.1e}; an evaluation {s.evaluation:.1e}"
+        )
+        out.append(
+            f"  {s.steps or 'unbounded'} steps and {s.evaluations} evaluations: {s.total:.2e}"
+        )
+    out.append(
+        f"in all at most {total:.2e} FLOPs, at least {total / speed() / 60:.1f} minutes at this "
+        "machine's peak"
+    )
+    return out

@@ -1,0 +1,112 @@
+"""A recipe's names as objects, the only place where they become objects: envs and algorithms.
+
+Each stage's parts are checked against each other here, before a model is loaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from upslope.algorithms import ALGORITHMS
+from upslope.batch import Algorithm
+from upslope.components import build, find
+from upslope.envs import ENVS
+from upslope.recipe import Recipe, Stage
+from upslope.settings import Component
+from upslope.types import Env, UserError
+
+SOURCES = {"rollouts", "recorded"}
+
+
+@dataclass(frozen=True)
+class NoSettings:
+    """A component without settings of its own."""
+
+
+@dataclass(frozen=True)
+class RecordedSettings:
+    """``source = {type = "recorded"}``: a JSONL ``path``, or the env's own demonstrations."""
+
+    path: str = ""
+
+
+def component(kinds: Mapping[str, str], given: Component | None, kind: str, at: str) -> Any:
+    """An env or algorithm from its table."""
+    if given is None:
+        raise UserError(f"{at} is missing: name one, as in [{kind}] type = {next(iter(kinds))!r}")
+    return build(find(kinds, given.type, kind), given.settings, at)
+
+
+def env_of(given: Component | None, at: str = "env") -> Env:
+    """An env from its table."""
+    made = component(ENVS, given, "env", at)
+    if not isinstance(made, Env):
+        raise UserError(
+            f"{at}.type={type_of(given)!r} is not an env: it needs problems, play, rewards"
+        )
+    return made
+
+
+def algorithm_of(given: Component | None, at: str = "algorithm") -> Algorithm:
+    """An algorithm from its table."""
+    made = component(ALGORITHMS, given, "algorithm", at)
+    if not isinstance(made, Algorithm):
+        raise UserError(
+            f"{at}.type={type_of(given)!r} is not an algorithm: see Algorithm in upslope.batch"
+        )
+    return made
+
+
+def type_of(given: Component | None) -> str:
+    """What its table calls it."""
+    return given.type if given else ""
+
+
+@dataclass(frozen=True)
+class Built:
+    """A stage with its env and algorithm, checked against each other before a model is loaded."""
+
+    stage: Stage
+    env: Env
+    algorithm: Algorithm
+
+
+def built(recipe: Recipe) -> list[Built]:
+    """All stages; raises UserError for what cannot work whatever the model is."""
+    out = []
+    for stage in recipe.stages():
+        at = f"stage.{stage.name}." if recipe.stage else ""
+        one = Built(
+            stage,
+            env_of(stage.env, f"{at}env"),
+            algorithm_of(stage.algorithm, f"{at}algorithm"),
+        )
+        refuse(one, at)
+        out.append(one)
+    return out
+
+
+def refuse(one: Built, at: str) -> None:
+    """Contradictions between a stage's parts."""
+    stage, name = one.stage, one.stage.algorithm.type
+    compares = "equal_rewards_no_signal" in one.algorithm.claims
+    if stage.source.type not in SOURCES:
+        raise UserError(
+            f"{at}source.type={stage.source.type!r} is unknown: use one of {sorted(SOURCES)}"
+        )
+    if stage.source.type == "rollouts" and compares and stage.rollout.group == 1:
+        raise UserError(
+            f"{at}rollout.group=1 leaves {name} nothing to compare a reward with, so nothing "
+            "would be learned: use at least 2, or the algorithm reinforce"
+        )
+    if stage.source.type == "recorded" and compares:
+        raise UserError(
+            f"{at}algorithm {name} compares the members of a group and recorded groups have one "
+            "member: use sft, or rollouts as the source"
+        )
+    if stage.source.type == "rollouts" and name == "sft":
+        raise UserError(
+            f'{at}algorithm sft learns from given replies: set {at}source.type = "recorded"'
+        )

@@ -1,0 +1,9 @@
+"""Every test: one thread, and the shapes that pure tensor code declares are checked as it runs."""
+
+import torch
+from jaxtyping import install_import_hook
+
+torch.set_num_threads(1)
+PURE = ["upslope.advantages", "upslope.losses", "upslope.batch"]
+# Before anything imports them, which is why it is here.
+install_import_hook(PURE, "beartype.beartype")

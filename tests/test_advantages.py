@@ -1,0 +1,135 @@
+"""Advantages against golden vectors, numpy twins, and the groups that break them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from jaxtyping import TypeCheckError
+
+from upslope import advantages
+
+GROUPED = {
+    "centred": advantages.centred,
+    "standardised": advantages.standardised,
+    "leave_one_out": advantages.leave_one_out,
+    "batch_standardised": advantages.batch_standardised,
+}
+
+
+def twin(name: str, rewards: np.ndarray, group: np.ndarray, valid: np.ndarray) -> np.ndarray:
+    """The definition, one trajectory at a time, in double precision."""
+    out = np.zeros(len(rewards))
+    for i in range(len(rewards)):
+        members = rewards[(group == group[i]) & valid]
+        if not valid[i] or len(members) < 2:
+            continue
+        if name == "leave_one_out":
+            others = [j for j in np.flatnonzero((group == group[i]) & valid) if j != i]
+            out[i] = rewards[i] - rewards[others].mean()
+        else:
+            out[i] = rewards[i] - members.mean()
+        if name == "standardised":
+            out[i] /= members.std(ddof=1) + 1e-6
+    if name == "batch_standardised":
+        out /= out[valid].std(ddof=1) + 1e-6
+    return out
+
+
+def of(name: str, rewards, group=None, valid=None) -> torch.Tensor:
+    n = len(rewards)
+    return GROUPED[name](
+        torch.tensor(rewards),
+        torch.zeros(n, dtype=torch.int64) if group is None else torch.tensor(group),
+        torch.ones(n, dtype=torch.bool) if valid is None else torch.tensor(valid),
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [("standardised", 0.866024), ("leave_one_out", 0.666667), ("centred", 0.5)],
+)
+def test_golden(name, size):
+    got = of(name, [1.0, 0.0, 0.0, 1.0])
+    torch.testing.assert_close(got, size * torch.tensor([1.0, -1, -1, 1]), atol=1e-6, rtol=0)
+
+
+def test_batch_standardised_by_hand():
+    # Centred: +-0.5 and +-2; variance of the four with n - 1: (0.5 + 8) / 3.
+    got = of("batch_standardised", [1.0, 0.0, 5.0, 1.0], [0, 0, 1, 1])
+    want = torch.tensor([0.5, -0.5, 2, -2]) / (8.5 / 3) ** 0.5
+    torch.testing.assert_close(got, want, atol=1e-6, rtol=0)
+
+
+def test_less_baseline_leaves_out_the_invalid():
+    valid = torch.tensor([True, True, False])
+    got = advantages.less_baseline(torch.tensor([1.0, 0.0, 9.0]), valid, 0.25)
+    assert got.tolist() == [0.75, -0.25, 0.0]
+
+
+@pytest.mark.parametrize("name", GROUPED)
+@pytest.mark.parametrize("seed", range(5))
+def test_twin_on_ragged_interleaved_groups_with_gaps_in_their_ids(name, seed):
+    draw = np.random.default_rng(seed)
+    rewards = draw.normal(size=40).round(2)
+    group = 3 * draw.integers(0, 12, 40) - 7
+    valid = draw.random(40) < 0.8
+    got = of(name, rewards.astype(np.float32), group, valid)
+    np.testing.assert_allclose(got, twin(name, rewards, group, valid), atol=2e-5)
+
+
+@pytest.mark.parametrize("name", GROUPED)
+def test_order_of_rows_means_nothing(name):
+    rewards, group = [1.0, 0.0, 0.5, 3.0, 2.0, 7.0], [0, 0, 0, 1, 1, 1]
+    order = [3, 0, 5, 2, 4, 1]
+    shuffled = of(name, [rewards[i] for i in order], [group[i] for i in order])
+    torch.testing.assert_close(shuffled, of(name, rewards, group)[order])
+
+
+@pytest.mark.parametrize("name", GROUPED)
+@pytest.mark.parametrize(
+    ("rewards", "valid"),
+    [
+        ([5.0], [True]),
+        ([5.0], [False]),
+        ([0.1] * 7, [True] * 7),
+        ([1e4 + 0.1] * 3, [True] * 3),
+        ([1.0, 0.0, 0.0], [True, False, False]),
+        ([1.0, 0.0, 3.0], [False, False, False]),
+        ([0.7, 0.7, float("nan")], [True, True, False]),
+    ],
+)
+def test_nothing_to_compare_is_exactly_no_signal(name, rewards, valid):
+    assert of(name, rewards, valid=valid).tolist() == [0.0] * len(rewards)
+
+
+@pytest.mark.parametrize("name", GROUPED)
+def test_invalid_members_do_not_vote(name):
+    with_them = of(name, [1.0, 1e6, 0.0, float("nan")], valid=[True, False, True, False])
+    without = of(name, [1.0, 0.0])
+    assert with_them[[0, 2]].tolist() == without.tolist()
+    assert with_them[[1, 3]].tolist() == [0.0, 0.0]
+
+
+@pytest.mark.parametrize("name", GROUPED)
+@pytest.mark.parametrize("around", [1.0, 1000.0])
+def test_near_equal_rewards_do_not_cancel(name, around):
+    """Differences of a few last bits, which a rounded mean would drown."""
+    step = np.spacing(np.float32(around))
+    rewards = np.float32(around) + step * np.array([0, 1, 2, 5, 1, 0, 3, 2], dtype=np.float32)
+    group = np.zeros(8, dtype=np.int64)
+    valid = np.ones(8, dtype=bool)
+    want = twin(name, rewards.astype(np.float64), group, valid)
+    np.testing.assert_allclose(of(name, rewards, group, valid), want, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", GROUPED)
+def test_a_group_sums_to_nothing(name):
+    got = of(name, [3.0, -1.0, 0.5, 2.0, 0.0], [0, 0, 0, 1, 1])
+    assert got[:3].sum().abs() < 1e-6
+    assert got[3:].sum().abs() < 1e-6
+
+
+def test_declared_shapes_are_checked_in_tests():
+    with pytest.raises(TypeCheckError):
+        advantages.centred(torch.zeros(3), torch.zeros(2, dtype=torch.int64), torch.ones(3) > 0)

@@ -1,0 +1,330 @@
+"""Losses against golden vectors, numpy twins with finite differences, and the facts about KL."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from upslope import losses
+
+SHAPE = (5, 7)
+
+
+def rows(*values: float) -> torch.Tensor:
+    return torch.tensor([values], dtype=torch.float64)
+
+
+def columns(seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Log-probabilities, old ones and advantages, with ratios on both sides of every clip."""
+    draw = np.random.default_rng(seed)
+    logprobs = -3 * draw.random(SHAPE)
+    return logprobs, logprobs + draw.normal(0, 0.5, SHAPE), draw.normal(size=SHAPE)
+
+
+# Golden vectors.
+
+
+@pytest.mark.parametrize(
+    ("rho", "advantage", "want"),
+    [(1.5, 1, -1.28), (0.5, 1, -0.5), (1.5, -1, 1.5), (0.5, -1, 0.8), (5, -1, 3.0)],
+)
+def test_ppo_clip_with_dual(rho, advantage, want):
+    logprobs, old = rows(np.log(rho) - 1), rows(-1.0)
+    got = losses.clipped_surrogate(logprobs, old, rows(advantage), 0.2, 0.28, dual=3.0)
+    assert got.item() == pytest.approx(want, abs=1e-6)
+
+
+def test_without_dual_a_negative_advantage_is_unbounded():
+    got = losses.clipped_surrogate(rows(np.log(5.0)), rows(0.0), rows(-1.0), 0.2, 0.28)
+    assert got.item() == pytest.approx(5.0)
+
+
+def test_cispo():
+    logprobs, old = rows(-1, -2, -0.5), rows(-1.1, -1.8, -0.9)
+    got = losses.clipped_weight(logprobs, old, rows(0.5, 0.5, 0.5), high=1.2)
+    torch.testing.assert_close(got, rows(0.552585, 0.818731, 0.3), atol=1e-6, rtol=0)
+
+
+def test_ratio_and_kl_by_hand():
+    logprobs, old = rows(-1, -2, -0.5), rows(-1.1, -1.8, -0.9)
+    want = rows(1.105171, 0.818731, 1.491825)
+    torch.testing.assert_close(losses.ratio(logprobs, old), want, atol=1e-6, rtol=0)
+    torch.testing.assert_close(losses.kl(logprobs, old, "k1"), rows(0.1, -0.2, 0.4))
+    torch.testing.assert_close(losses.kl(logprobs, old, "k2"), rows(0.005, 0.02, 0.08))
+    k3 = rows(np.exp(-0.1) - 0.9, np.exp(0.2) - 1.2, np.exp(-0.4) - 0.6)
+    torch.testing.assert_close(losses.kl(logprobs, old, "k3"), k3)
+
+
+def test_importance_is_capped_above_only():
+    got = losses.importance(rows(0.0, 0.0, 0.0), rows(np.log(0.1), np.log(2.0), 0.0), cap=2.0)
+    torch.testing.assert_close(got, rows(2.0, 0.5, 1.0))
+
+
+def test_clipped_share_marks_exactly_the_tokens_without_gradient():
+    logprobs, old, advantage = (torch.tensor(c) for c in columns())
+    logprobs.requires_grad_()
+    losses.clipped_surrogate(logprobs, old, advantage, 0.2, 0.28).sum().backward()
+    share = losses.clipped_share(logprobs.detach(), old, advantage, 0.2, 0.28)
+    assert 0 < share.sum() < share.numel()
+    assert torch.equal(share > 0, logprobs.grad == 0)
+
+
+# Finite differences of a numpy twin, whose second argument is what stays frozen.
+
+
+def twin_policy_gradient(logprobs, frozen, old, advantage):
+    return -np.exp(frozen - old) * advantage * logprobs
+
+
+def twin_clipped_surrogate(logprobs, frozen, old, advantage):
+    rho = np.exp(logprobs - old)
+    return np.maximum(-rho * advantage, -np.clip(rho, 0.8, 1.28) * advantage)
+
+
+def twin_dual(logprobs, frozen, old, advantage):
+    loss = twin_clipped_surrogate(logprobs, frozen, old, advantage)
+    return np.where(advantage < 0, np.minimum(loss, -1.5 * advantage), loss)
+
+
+def twin_clipped_weight(logprobs, frozen, old, advantage):
+    return -np.minimum(np.exp(frozen - old), 1.2) * advantage * logprobs
+
+
+def twin_k2(logprobs, frozen, old, advantage):
+    return (logprobs - old) ** 2 / 2
+
+
+def twin_k3(logprobs, frozen, old, advantage):
+    return np.exp(old - logprobs) - (old - logprobs) - 1
+
+
+TWINS = {
+    twin_policy_gradient: losses.policy_gradient,
+    twin_clipped_surrogate: lambda p, o, a: losses.clipped_surrogate(p, o, a, 0.2, 0.28),
+    twin_dual: lambda p, o, a: losses.clipped_surrogate(p, o, a, 0.2, 0.28, 1.5),
+    twin_clipped_weight: lambda p, o, a: losses.clipped_weight(p, o, a, 1.2),
+    twin_k2: lambda p, o, a: losses.kl(p, o, "k2"),
+    twin_k3: lambda p, o, a: losses.kl(p, o, "k3"),
+}
+
+
+@pytest.mark.parametrize("twin", TWINS, ids=lambda f: f.__name__)
+def test_value_and_gradient_equal_finite_differences_of_a_twin(twin):
+    logprobs, old, advantage = columns()
+    live = torch.tensor(logprobs, requires_grad=True)
+    loss = TWINS[twin](live, torch.tensor(old), torch.tensor(advantage))
+    loss.sum().backward()
+    np.testing.assert_allclose(
+        loss.detach(), twin(logprobs, logprobs, old, advantage), rtol=1e-12, atol=1e-12
+    )
+    step = 1e-6
+    above, below = (twin(logprobs + d, logprobs, old, advantage) for d in (step, -step))
+    np.testing.assert_allclose(live.grad, (above - below) / (2 * step), rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("twin", TWINS, ids=lambda f: f.__name__)
+@pytest.mark.parametrize("far", [-1e4, -50.0, 50.0, 1e4])
+def test_extreme_log_ratios_are_finite(twin, far):
+    live = torch.full((2, 3), far, requires_grad=True)
+    loss = TWINS[twin](live, torch.zeros(2, 3), torch.tensor([[1.0, -1.0, 0.0]]).expand(2, 3))
+    loss.sum().backward()
+    assert loss.isfinite().all()
+    assert live.grad.isfinite().all()
+
+
+# Facts about KL on a softmax over a table (one token: a bandit).
+
+
+class Softmax:
+    """Logits of a policy and of a reference over 6 tokens, and every token once as a row."""
+
+    def __init__(self) -> None:
+        draw = torch.Generator().manual_seed(0)
+        self.logits = torch.randn(6, generator=draw, dtype=torch.float64, requires_grad=True)
+        self.ref = torch.randn(6, generator=draw, dtype=torch.float64).log_softmax(-1)
+
+    @property
+    def logp(self) -> torch.Tensor:
+        return self.logits.log_softmax(-1)
+
+    def gradient(self, loss: torch.Tensor) -> torch.Tensor:
+        return torch.autograd.grad(loss, self.logits)[0]
+
+    def expected(self, kind: losses.KLKind) -> torch.Tensor:
+        """E over the policy's own samples of the estimator, sampling not differentiated."""
+        return (self.logp.exp().detach() * losses.kl(self.logp[None], self.ref[None], kind)).sum()
+
+    def reverse(self) -> torch.Tensor:
+        """KL(pi || ref)"""
+        return (self.logp.exp() * (self.logp - self.ref)).sum()
+
+    def forward(self) -> torch.Tensor:
+        """KL(ref || pi)"""
+        return (self.ref.exp() * (self.ref - self.logp)).sum()
+
+
+def test_k1_and_k3_are_unbiased_and_k3_is_not_negative():
+    table = Softmax()
+    for kind in ("k1", "k3"):
+        assert table.expected(kind).item() == pytest.approx(table.reverse().item(), abs=1e-12)
+    assert (losses.kl(table.logp[None], table.ref[None], "k3") >= 0).all()
+
+
+def test_k1_as_a_loss_has_no_expected_gradient():
+    table = Softmax()
+    assert table.gradient(table.expected("k1")).abs().max() < 1e-15
+
+
+def test_k2_as_a_loss_descends_kl_of_policy_to_reference():
+    table = Softmax()
+    want = table.gradient(table.reverse())
+    torch.testing.assert_close(table.gradient(table.expected("k2")), want, atol=1e-12, rtol=0)
+
+
+def test_k3_as_a_loss_descends_kl_of_reference_to_policy():
+    table = Softmax()
+    want = table.gradient(table.forward())
+    torch.testing.assert_close(table.gradient(table.expected("k3")), want, atol=1e-12, rtol=0)
+
+
+def test_k1_in_the_reward_descends_kl_of_policy_to_reference():
+    table = Softmax()
+    reward = -losses.kl(table.logp.detach()[None], table.ref[None], "k1")
+    surrogate = losses.policy_gradient(table.logp[None], table.logp.detach()[None], reward)
+    got = table.gradient((table.logp.exp().detach() * surrogate).sum())
+    torch.testing.assert_close(got, table.gradient(table.reverse()), atol=1e-12, rtol=0)
+
+
+def test_token_k2_over_a_sequence_misses_what_a_token_leads_to():
+    """Why k1 in the reward exists: the first token agrees with the reference, the second may not."""
+    draw = torch.Generator().manual_seed(0)
+    live = [
+        torch.randn(s, generator=draw, dtype=torch.float64, requires_grad=True) for s in (3, (3, 3))
+    ]
+    first, second = (x.log_softmax(-1) for x in live)
+    ref = torch.randn(3, 3, generator=draw, dtype=torch.float64).log_softmax(-1)
+    joint, known = first[:, None] + second, first.detach()[:, None] + ref
+
+    def gradient(loss: torch.Tensor) -> list[torch.Tensor]:
+        return list(torch.autograd.grad(loss, live, retain_graph=True))
+
+    p = joint.exp().detach()
+    want = gradient((joint.exp() * (joint - known)).sum())
+    reward = -losses.kl(joint.detach(), known, "k1")
+    in_reward = gradient((p * losses.policy_gradient(joint, joint.detach(), reward)).sum())
+    sequence = gradient((p * losses.kl(joint, known, "k2")).sum())
+    torch.testing.assert_close([in_reward, sequence], [want, want], atol=1e-12, rtol=0)
+    alone = losses.kl(first[None], first.detach()[None], "k2")[0][:, None]
+    token = gradient((p * (alone + losses.kl(second, ref, "k2"))).sum())
+    torch.testing.assert_close(token[1], want[1], atol=1e-12, rtol=0)
+    assert token[0].norm() == 0
+    assert want[0].norm() > 0.05
+
+
+@pytest.mark.parametrize("kind", ["k2", "k3"])
+def test_with_no_reward_the_kl_falls(kind):
+    table = Softmax()
+    before = table.reverse().item()
+    optimiser = torch.optim.SGD([table.logits], lr=0.5)
+    for _ in range(50):
+        optimiser.zero_grad()
+        table.expected(kind).backward()
+        optimiser.step()
+    assert table.reverse().item() < 0.1 * before
+
+
+def test_k1_as_a_loss_is_refused():
+    with pytest.raises(ValueError, match="expected gradient of 0"):
+        losses.KL(0.1, "k1", "loss")
+    with pytest.raises(ValueError, match="negative"):
+        losses.KL(-0.1)
+    assert losses.KL(0.1, "k1", "reward").in_reward
+    assert not losses.KL(0.0, "k1", "loss").in_loss
+
+
+# Aggregation.
+
+TRAINED = torch.tensor(
+    [
+        [False, True, True, True, True],
+        [False, True, False, True, False],
+        [False, True, False, False, False],
+        [False, False, False, False, False],
+        [False, True, True, False, False],
+    ]
+)
+TRAJECTORY = torch.tensor([7, 3, 7, 4, 9])  # rows 0 and 2 are two segments of one
+GROUP = torch.tensor([2, 5, 2, 5, 2])
+
+
+def twin_weights(how: str, length: int) -> np.ndarray:
+    """The definition, one token at a time."""
+    trained, unit = TRAINED.numpy(), {"sequence": TRAJECTORY, "prompt": GROUP}.get(how, GROUP)
+    total = trained.sum()
+    live = {int(u) for u, row in zip(unit, trained, strict=True) if row.any()}
+    plays = {int(t) for t, row in zip(TRAJECTORY, trained, strict=True) if row.any()}
+    out = np.zeros(trained.shape)
+    for i, j in np.argwhere(trained):
+        own = sum(trained[k].sum() for k in range(5) if unit[k] == unit[i])
+        each = {"token": total, "constant": len(plays) * length}
+        out[i, j] = 1 / each.get(how, own * len(live))
+    return out
+
+
+@pytest.mark.parametrize("how", ["sequence", "token", "prompt", "constant"])
+def test_weights_equal_their_twin(how):
+    got = losses.aggregate(how, TRAINED, TRAJECTORY, GROUP, length=11)
+    np.testing.assert_allclose(got, twin_weights(how, 11), rtol=1e-6)
+    if how != "constant":
+        assert got.sum().item() == pytest.approx(1.0)
+
+
+def test_weights_by_hand():
+    third = 1 / 3
+    got = losses.sequence_mean(TRAINED, TRAJECTORY)
+    # Three live trajectories: of 5 tokens over two rows, of 2, and of 2.
+    assert got[0, 1].item() == got[2, 1].item() == pytest.approx(third / 5)
+    assert got[1, 3].item() == got[4, 2].item() == pytest.approx(third / 2)
+    assert losses.token_mean(TRAINED)[0, 1].item() == pytest.approx(1 / 9)
+    got = losses.prompt_mean(TRAINED, GROUP)
+    assert got[0, 1].item() == pytest.approx(1 / 2 / 7)
+    assert got[1, 1].item() == pytest.approx(1 / 2 / 2)
+    got = losses.constant_length(TRAINED, TRAJECTORY, 10)
+    assert got[0, 1].item() == pytest.approx(1 / 30)
+
+
+@pytest.mark.parametrize("how", ["sequence", "token", "prompt", "constant"])
+def test_padding_and_order_change_no_weight(how):
+    got = losses.aggregate(how, TRAINED, TRAJECTORY, GROUP, length=11)
+    wide = losses.aggregate(how, F.pad(TRAINED, (0, 4)), TRAJECTORY, GROUP, length=11)
+    assert torch.equal(wide, F.pad(got, (0, 4)))
+    order = torch.tensor([4, 2, 0, 3, 1])
+    other = losses.aggregate(how, TRAINED[order], TRAJECTORY[order], GROUP[order], length=11)
+    assert torch.equal(other, got[order])
+
+
+@pytest.mark.parametrize("how", ["sequence", "token", "prompt", "constant"])
+def test_nothing_trained_weighs_nothing(how):
+    nothing = torch.zeros_like(TRAINED)
+    assert torch.equal(losses.aggregate(how, nothing, TRAJECTORY, GROUP, 11), nothing.float())
+
+
+def test_length_bias_of_each_aggregation():
+    """A wrong reply twice as long is pushed down per token as much only by Dr. GRPO's constant."""
+    trained = torch.arange(9)[None] < torch.tensor([[4], [8]])
+    ids = torch.tensor([0, 1])
+    pushes = {
+        how: losses.aggregate(how, trained, ids, ids * 0, length=8)[:, 0]
+        for how in ("sequence", "token", "constant")
+    }
+    assert pushes["sequence"][0] == 2 * pushes["sequence"][1]
+    for how in ("token", "constant"):
+        assert pushes[how][0] == pushes[how][1]
+    # A third reply changes what others weigh per token by the token mean, and by the constant
+    # only through the number of replies.
+    longer = torch.cat([trained, torch.ones(1, 9, dtype=torch.bool)])
+    more = torch.tensor([0, 1, 2])
+    assert losses.constant_length(longer, more, 8)[0, 0] * 3 == pytest.approx(2 / 16)
+    assert losses.token_mean(longer)[0, 0] == pytest.approx(1 / 21)

@@ -1,0 +1,271 @@
+"""The import rules, the limits and the house rules of the code, as tests.
+
+The table says what each part may import, ours and others', beside the standard library. A package
+stands for its modules. ``name?`` may only be imported lazily: in a function or under
+``TYPE_CHECKING``. ``*`` is everything, ``!name`` all but that. Where the table is wider than the
+design, docs/log.md says why.
+"""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from upslope.recipe import settings_count
+
+SOURCE = Path(__file__).parent.parent / "src" / "upslope"
+TABLE = {
+    "types": "numpy torch?",
+    "machine curve": "",
+    "settings": "pydantic",
+    "seeds overrides ledger": "types",
+    "measures": "types numpy",
+    "sentences": "types pydantic pydantic_core annotated_types",
+    "components": "types seeds sentences pydantic",
+    "result": "types pydantic",
+    "environment": "machine",
+    "files": "types numpy",
+    "trajectories": "types files pyarrow?",
+    "runs": "types environment files result trajectories pydantic",
+    "recipe": "types overrides sentences settings pydantic tomli_w",
+    "chat": "types transformers",
+    "advantages losses": "torch jaxtyping",
+    "batch": "types torch jaxtyping numpy",
+    "models": "types batch files seeds models torch transformers jaxtyping numpy tokenizers "
+    "safetensors huggingface_hub gguf filelock",
+    "engines.scripted": "types numpy transformers?",
+    "engines": "types engines models torch transformers jaxtyping numpy",
+    "rewards": "types",
+    "envs": "types seeds rewards envs.episodes",
+    "algorithms": "types batch advantages losses algorithms.parts torch",
+    "learner": "types batch losses settings models torch",
+    "grading": "types",
+    "rollout": "types chat grading seeds numpy",
+    "sources": "types chat seeds rollout numpy",
+    "evaluate": "types rollout numpy",
+    "selfcheck": "types batch chat grading sources learner models numpy torch",
+    "sync": "types ledger learner models",
+    "checkpoints": "learner models torch",
+    "train": "types batch learner ledger measures recipe result runs seeds settings trajectories",
+    "batteries": "types batch grading learner measures selfcheck components recipe models batteries "
+    "torch numpy",
+    "progress": "types recipe rich",
+    "stages": "types batch algorithms components envs recipe settings",
+    "session": "types batch chat checkpoints components engines.local evaluate learner ledger "
+    "machine measures models recipe result rollout runs sources stages sync train trajectories "
+    "torch",
+    "launch": "types batch curve learner ledger machine models recipe result runs selfcheck "
+    "session stages train",
+    "plan": "models session stages torch",
+    "trial": "* !plan !progress !cli",
+    "cli": "*",
+    "": "launch? recipe? runs?",
+}
+# Lines of a file and of a function. ``types`` has every noun; ``parts`` is not an algorithm.
+LIMIT, LONGEST, ALGORITHM = 300, 60, 80
+LIMITS = {"train": 100, "types": 340, "algorithms.parts": 100}
+FORBIDDEN = {"utils", "util", "base", "core", "common", "helpers"}
+# The code of others is looked at from outside: a config's optional keys, torch's types by name.
+ATTRIBUTES = {
+    ("models.load", "config.get_text_config()"),
+    ("models.load", "config"),
+    ("session", "torch"),
+}
+BROAD = {
+    ("grading", "Exception"),  # a user's grader may raise anything
+    ("components", "Exception"),  # and so may a user's file when it is imported
+    ("files", "Exception"),  # libraries hide the system's reason for a failed write in their own
+    ("files", "BaseException"),  # undoes a half-written row, whatever came between, and re-raises
+}
+FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
+
+
+def name_of(path: Path) -> str:
+    """``models.load``; a package's own file has the package's name, the top one's is empty."""
+    return (
+        ".".join(path.relative_to(SOURCE).with_suffix("").parts)
+        .removesuffix("__init__")
+        .removesuffix(".")
+    )
+
+
+FILES = sorted(SOURCE.rglob("*.py"))
+TREES = {name_of(p): ast.parse(p.read_text(encoding="utf-8")) for p in FILES}
+NODES = [(name, node) for name, tree in TREES.items() for node in ast.walk(tree)]
+
+
+def imports(name: str) -> Iterator[tuple[str, bool]]:
+    """What a module imports, and whether lazily; its own package's modules without ``upslope``."""
+    tree = TREES[name]
+    typing = [n for n in ast.walk(tree) if isinstance(n, ast.If) and _typing(n)]
+    functions = [n for n in ast.walk(tree) if isinstance(n, FUNCTIONS)]
+    lazy = {n for outer in (*typing, *functions) for n in ast.walk(outer)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{name} imports relatively"
+            found = [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for full in found:
+            yield _known(full), node in lazy
+
+
+def _typing(node: ast.If) -> bool:
+    return ast.unparse(node.test) == "TYPE_CHECKING"
+
+
+def _known(full: str) -> str:
+    """Our module that the dotted name lies in, or the library."""
+    top, _, rest = full.partition(".")
+    if top != "upslope":
+        return top
+    return rest if rest in TREES else rest.rpartition(".")[0]
+
+
+def row_of(name: str) -> tuple[str, ...]:
+    """The most exact row of the table for a module."""
+    rows = {part: words.split() for parts, words in TABLE.items() for part in parts.split(" ")}
+    near = [part for part in rows if name == part or (part and name.startswith(f"{part}."))]
+    assert near, f"{name} has no row in TABLE: say what it may import, as the design has it"
+    return tuple(rows[max(near, key=len)])
+
+
+def allowed(row: tuple[str, ...], target: str, lazy: bool) -> bool:
+    """Whether a row allows an import."""
+
+    def covers(word: str) -> bool:
+        return target == word or target.startswith(f"{word}.")
+
+    if any(covers(word[1:]) for word in row if word[0] == "!"):
+        return False
+    if any(covers(word[:-1]) for word in row if word[-1] == "?"):
+        return lazy
+    return "*" in row or any(map(covers, row)) or target == ""
+
+
+def test_imports_only_what_the_table_allows() -> None:
+    wrong = {}
+    for name in TREES:
+        row = row_of(name)
+        others = [pair for pair in imports(name) if pair[0] not in sys.stdlib_module_names]
+        if found := [target for target, lazy in others if not allowed(row, target, lazy)]:
+            wrong[name] = found
+    assert wrong == {}
+
+
+def test_the_table_is_read_as_its_words_say() -> None:
+    row = ("types", "models", "torch?", "!models.gguf")
+    kept = [("types", False), ("models.load", False), ("torch", True)]
+    refused = [("torch", False), ("models.gguf", False), ("modelsx", False), ("numpy", True)]
+    assert [allowed(row, *pair) for pair in (*kept, *refused)] == [True] * 3 + [False] * 4
+    assert allowed(("*", "!cli"), "numpy", False)
+    assert not allowed(("*", "!cli"), "cli", True)
+
+
+def test_every_row_of_the_table_is_of_a_part_that_exists() -> None:
+    parts = [part for parts in TABLE for part in parts.split(" ")]
+    assert [part for part in parts if part not in TREES] == []
+
+
+def test_no_import_cycles() -> None:
+    """Lazy imports count: a cycle that only runs later is one all the same."""
+    left = {name: {t for t, _ in imports(name) if t in TREES} - {name} for name in TREES}
+    # ``from upslope import __version__`` reads the package's own file, which imports lazily.
+    left[""] = set()
+    while free := [name for name, needs in left.items() if not needs & left.keys()]:
+        for name in free:
+            del left[name]
+    assert left == {}
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import upslope",
+        "import upslope.cli, sys; sys.argv = ['upslope', '--help']; upslope.cli.main()",
+        "import upslope.recipe, upslope.runs, upslope.ledger, upslope.curve, upslope.envs.prices",
+    ],
+)
+def test_stays_light(code: str) -> None:
+    """Importing the package, asking for help and reading runs wait for no heavy library."""
+    look = "import sys, atexit; atexit.register(lambda: print('\\nloaded', *sys.modules))\n"
+    done = subprocess.run(
+        [sys.executable, "-c", look + code], capture_output=True, text=True, timeout=60, check=True
+    )
+    loaded = set(done.stdout.rpartition("\nloaded")[2].split())
+    assert "upslope" in loaded
+    assert loaded & {"torch", "transformers", "pyarrow", "tokenizers"} == set()
+
+
+def test_at_most_60_settings() -> None:
+    assert settings_count() <= 60
+
+
+def test_no_file_has_a_name_that_says_nothing() -> None:
+    assert [name for name in TREES if FORBIDDEN & set(name.split("."))] == []
+
+
+def test_files_are_short() -> None:
+    limits = {n: ALGORITHM for n in TREES if n.startswith("algorithms.")} | LIMITS
+    lines = {name_of(p): len(p.read_text(encoding="utf-8").splitlines()) for p in FILES}
+    assert {n: found for n, found in lines.items() if found > limits.get(n, LIMIT)} == {}
+
+
+def test_functions_are_short() -> None:
+    functions = [(name, node) for name, node in NODES if isinstance(node, FUNCTIONS)]
+    lines = {(name, f.name): (f.end_lineno or 0) - f.lineno + 1 for name, f in functions}
+    assert {place: found for place, found in lines.items() if found > LONGEST} == {}
+
+
+def test_every_module_says_what_it_is() -> None:
+    assert [name for name, tree in TREES.items() if not ast.get_docstring(tree)] == []
+
+
+def test_attributes_are_not_asked_for_by_name() -> None:
+    asked = {
+        (name, ast.unparse(node.args[0]))
+        for name, node in NODES
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Name)
+        and node.func.id in ("getattr", "hasattr", "setattr")
+    }
+    assert asked == ATTRIBUTES
+
+
+def test_nothing_is_caught_broadly_but_where_a_reason_is_given() -> None:
+    caught = {
+        (name, ast.unparse(node.type) if node.type else "everything")
+        for name, node in NODES
+        if isinstance(node, ast.ExceptHandler)
+    }
+    broad = {pair for pair in caught if pair[1] in ("everything", "Exception", "BaseException")}
+    assert broad == BROAD
+
+
+def test_no_function_takes_keywords_it_does_not_name() -> None:
+    """But transformers' own signature of an attention function, which gets every keyword."""
+    taking = [
+        name
+        for name, node in NODES
+        if isinstance(node, (*FUNCTIONS, ast.Lambda)) and node.args.kwarg
+    ]
+    assert set(taking) == {"models.attention"}
+
+
+def test_every_zip_says_whether_it_is_strict() -> None:
+    loose = [
+        f"{name}: {ast.unparse(node)}"
+        for name, node in NODES
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Name)
+        and node.func.id == "zip"
+        and "strict" not in {k.arg for k in node.keywords}
+    ]
+    assert loose == []
