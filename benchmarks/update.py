@@ -4,7 +4,7 @@
 
 GRPO's gradient and one AdamW step. The other side pads rows and keeps the completions' logits
 (``logits_to_keep``), as trainers on transformers do. Each side runs in processes of its own, in
-turns, so that its peak memory is its own; the first update of each process is not counted.
+turns, so that its peak memory is its own, and its first, cold update is not counted.
 """
 
 from __future__ import annotations
@@ -64,10 +64,9 @@ def packed(policy: Policy, batch: Batch, args: argparse.Namespace) -> Update:
 def padded(policy: Policy, batch: Batch, args: argparse.Namespace) -> Update:
     """The other side: the same update by hand, all rows in one pass, padded on the left."""
     model, keep = policy.model.train(), args.tokens
-    pads = (int(batch.length.max()) - batch.length).tolist()
-    rows = [row.roll(pad) for row, pad in zip(batch.tokens, pads, strict=True)]
-    tokens = torch.stack(rows)
-    mask = torch.arange(tokens.shape[1])[None] >= torch.tensor(pads)[:, None]
+    pads = batch.tokens.shape[1] - batch.length
+    tokens = torch.stack([row.roll(int(p)) for row, p in zip(batch.tokens, pads, strict=True)])
+    mask = torch.arange(tokens.shape[1])[None] >= pads[:, None]
     assert batch.advantages is not None
     advantages = batch.advantages.sum(1) / keep
     optimiser = torch.optim.AdamW(
@@ -94,13 +93,10 @@ def measure(args: argparse.Namespace) -> None:
     """In a process of one side: print its figures as JSON."""
     policy = load(args.model)
     update = SIDES[args.side](policy, batch_of(policy, args), args)
-    norm, spent = update(), []
-    for _ in range(args.updates):
-        start = time.process_time()
-        update()
-        spent.append(time.process_time() - start)
-    seconds = statistics.median(spent)
-    print(json.dumps({"seconds": seconds, "memory": peak_memory() / 2**30, "norm": norm}))
+    norm, start = update(), time.process_time()
+    update()
+    spent = time.process_time() - start
+    print(json.dumps({"seconds": spent, "memory": peak_memory() / 2**30, "norm": norm}))
 
 
 def main() -> None:
@@ -111,29 +107,26 @@ def main() -> None:
     parser.add_argument("--group", type=int, default=4, help="rows of each prompt")
     parser.add_argument("--tokens", type=int, default=64, help="tokens trained in each row")
     parser.add_argument("--micro-tokens", type=int, default=4096, help="Upslope's micro-batches")
-    parser.add_argument("--updates", type=int, default=2, help="updates measured in a process")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     if args.side:
-        return measure(args)
-    seen: dict[str, list[dict[str, float]]] = {name: [] for name in SIDES}
+        measure(args)
+        return
+    seen: dict[str, list[dict[str, float]]] = {side: [] for side in SIDES}
     for _ in range(args.rounds):
         for side, found in seen.items():
             command = [sys.executable, *sys.argv, "--side", side]
             found.append(json.loads(subprocess.check_output(command)))
     print("python", *sys.argv)
-    median = {}
+    seconds = {side: statistics.median(f["seconds"] for f in found) for side, found in seen.items()}
     for side, found in seen.items():
-        median[side] = {k: statistics.median(f[k] for f in found) for k in found[0]}
-        print(
-            f"{side:8} {median[side]['seconds']:6.2f} CPU-seconds an update, peak "
-            f"{median[side]['memory']:.2f} GiB, gradient norm {median[side]['norm']:.5f}"
-        )
-    print(f"ratio    {median['padded']['seconds'] / median['upslope']['seconds']:6.2f}")
-    return None
+        peak, norm = max(f["memory"] for f in found), found[0]["norm"]
+        print(f"{side:8} {seconds[side]:6.2f} CPU-seconds an update, peak {peak:.2f} GiB", end="")
+        print(f", gradient norm {norm:.5f}")
+    print(f"ratio    {seconds['padded'] / seconds['upslope']:6.2f}")
 
 
 if __name__ == "__main__":

@@ -196,9 +196,7 @@ def test_the_temperature_that_sampled_divides_the_logits():
         l.fill(Batch.of([group([1.0, 0.0], temperature=t)]), ["old_logprobs"]).old_logprobs
         for t in (0.5, 1.0)
     )
-    model = copy.deepcopy(l.policy.model)
-    model.set_attn_implementation("sdpa")
-    logits = model(torch.tensor([[1, 2, 3, 4, 5]])).logits[0, 2:4]
+    logits = plain(l.policy)(torch.tensor([[1, 2, 3, 4, 5]])).logits[0, 2:4]
     for got, temperature in ((cold, 0.5), (warm, 1.0)):
         want = (logits / temperature).log_softmax(-1)[[0, 1], [4, 5]]
         torch.testing.assert_close(got[0, 3:5], want, atol=1e-5, rtol=0)
@@ -342,26 +340,30 @@ def test_state_goes_on_as_if_never_interrupted():
 
 # Exact on a problem that can be enumerated.
 
-VOCABULARY = 5
+VOCABULARY = 6
 REPLIES = [list(pair) for pair in itertools.product(range(VOCABULARY), repeat=2)]
-PRIZES = torch.rand(25, generator=torch.Generator().manual_seed(4))
+N = len(REPLIES)
+PRIZES = torch.rand(N, generator=torch.Generator().manual_seed(4))
 
 
-def chances(of: Policy) -> torch.Tensor:
-    """log p of each of the 25 replies to the prompt 1, 2, from full logits."""
+def chances(of: Policy, model: torch.nn.Module | None = None) -> torch.Tensor:
+    """log p of every reply to the prompt 1, 2, from full logits."""
     rows = torch.tensor([[1, 2, *reply] for reply in REPLIES])
-    with torch.enable_grad():
-        model = copy.deepcopy(of.model)
-        model.set_attn_implementation("sdpa")
-        of.model.twin = None
-        logp = model(rows).logits[:, 1:3].log_softmax(-1)
-    return logp.gather(-1, rows[:, 2:, None])[..., 0].sum(1), model
+    logp = (model or plain(of))(rows).logits[:, 1:3].log_softmax(-1)
+    return logp.gather(-1, rows[:, 2:, None])[..., 0].sum(1)
+
+
+def plain(of: Policy) -> torch.nn.Module:
+    """A copy of the model as transformers runs it."""
+    model = copy.deepcopy(of.model)
+    model.set_attn_implementation("sdpa")
+    return model
 
 
 def exact_gradient(of: Policy, value: torch.Tensor) -> torch.Tensor:
     """Of the expectation of ``value`` over replies."""
-    logp, model = chances(of)
-    (logp.exp() * value).sum().backward()
+    model = plain(of)
+    (chances(of, model).exp() * value).sum().backward()
     return torch.cat([p.grad.flatten() for p in model.parameters()])
 
 
@@ -370,32 +372,32 @@ def cosine(a: torch.Tensor, b: torch.Tensor) -> float:
 
 
 def test_reinforce_through_the_learner_is_the_exact_policy_gradient():
-    """All 25 replies, each reward times its probability: the expectation of the estimate."""
+    """All replies, each reward times its probability: the expectation of the estimate."""
     l = learner(policy(VOCABULARY))
     want = exact_gradient(l.policy, PRIZES)
-    p = chances(l.policy)[0].exp().detach()
+    p = chances(l.policy).exp().detach()
     algorithm = Reinforce(decay=1.0, aggregation="constant", length=1)
     rewards = (p * PRIZES).tolist()
     part = prepared(l, algorithm, Batch.of([group(rewards, REPLIES, prompt=[1, 2])]))
     got, _ = gradient(l, part, algorithm)
-    torch.testing.assert_close(-25 * got, want, atol=1e-6, rtol=1e-4)
+    torch.testing.assert_close(-N * got, want, atol=1e-6, rtol=1e-4)
     assert cosine(-got, want) > 0.99999
 
 
-@pytest.mark.parametrize("budget", [40, 10_000])
-def test_rloo_through_the_learner_is_the_exact_policy_gradient(budget):
-    """All 625 pairs of replies, each with its probability: RLOO is unbiased."""
+def test_rloo_through_the_learner_is_the_exact_policy_gradient():
+    """All pairs of unlike replies, each with its probability: RLOO is unbiased."""
     l = learner(policy(VOCABULARY))
     want = exact_gradient(l.policy, PRIZES)
-    p = chances(l.policy)[0].exp().detach()
+    p = chances(l.policy).exp().detach()
     algorithm = RLOO(aggregation="constant", length=1)
     groups = [
         group((p[i] * p[j] * PRIZES[[i, j]]).tolist(), [REPLIES[i], REPLIES[j]], [1, 2], f"{i},{j}")
-        for i, j in itertools.product(range(25), repeat=2)
+        for i, j in itertools.combinations(range(N), 2)
     ]
     part = prepared(l, algorithm, Batch.of(groups))
-    got, _ = gradient(l, part, algorithm, budget * 20)
-    torch.testing.assert_close(-1250 * got / 2, want, atol=1e-6, rtol=1e-3)
+    got, _ = gradient(l, part, algorithm, budget=3000)
+    # Either order of a pair is as likely, and its members estimate the same.
+    torch.testing.assert_close(-2 * len(groups) * got, want, atol=1e-6, rtol=1e-3)
     assert cosine(-got, want) > 0.99999
 
 
@@ -404,7 +406,7 @@ def test_kl_in_the_reward_is_the_exact_gradient_of_reward_less_kl():
     one = policy(VOCABULARY)
     reference = shifted(one, 0.3)
     l = learner(one, reference=reference)
-    logp, ref = chances(one)[0].detach(), chances(reference)[0].detach()
+    logp, ref = chances(one).detach(), chances(reference).detach()
     want = exact_gradient(one, PRIZES - 0.7 * (logp - ref))
     p, algorithm = logp.exp(), Reinforce(1.0, "constant", 1, KL(0.7, "k1", "reward"))
     part = prepared(l, algorithm, Batch.of([group(PRIZES.tolist(), REPLIES, prompt=[1, 2])]))
@@ -419,16 +421,16 @@ def test_kl_in_the_reward_is_the_exact_gradient_of_reward_less_kl():
 def test_kl_in_the_loss_pulls_towards_the_reference(kind):
     one = policy(VOCABULARY)
     reference = shifted(one, 0.3)
-    l = learner(one, reference=reference, lr=1e-2)
+    l = learner(one, reference=reference, lr=2e-2)
     algorithm = GRPO(kl=KL(1.0, kind))
-    part = prepared(l, algorithm, Batch.of([group([0.0] * 25, REPLIES, prompt=[1, 2])]))
+    part = prepared(l, algorithm, Batch.of([group([0.0] * N, REPLIES, prompt=[1, 2])]))
 
     def distance() -> float:
-        logp, ref = (chances(of)[0].detach() for of in (one, reference))
+        logp, ref = (chances(of).detach() for of in (one, reference))
         return float((logp.exp() * (logp - ref)).sum())
 
     before, seen = distance(), []
-    for _ in range(60):
+    for _ in range(30):
         seen.append(l.update(part, algorithm)["kl/reference"])
     assert distance() < 0.1 * before
     assert seen[-1] < 0.1 * seen[0]

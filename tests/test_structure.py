@@ -52,8 +52,8 @@ TABLE = {
     "sync": "types ledger learner models",
     "checkpoints": "learner models torch",
     "train": "types batch learner ledger measures recipe result runs seeds settings trajectories",
-    "batteries": "types batch grading learner measures selfcheck components recipe models batteries "
-    "torch numpy",
+    "batteries": "types batch grading learner measures selfcheck components recipe models "
+    "batteries torch numpy",
     "progress": "types recipe rich",
     "stages": "types batch algorithms components envs recipe settings",
     "session": "types batch chat checkpoints components engines.local evaluate learner ledger "

@@ -105,7 +105,7 @@ async def prove(session: Session) -> list[Proof]:
 async def prove_stage(session: Session, one: Built) -> list[Proof]:
     """One stage's env, rollouts, log-probabilities and gradient."""
     k = session.recipe.check.problems
-    problems = [*one.env.problems("train")[:k], *session.held_out(one)[:k]]
+    problems = [*one.problems("train")[:k], *session.held_out(one)[:k]]
     proofs = await selfcheck.prove_env(one.env, problems, session.chat)
     learner = Learner(
         session.policy,

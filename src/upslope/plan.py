@@ -47,7 +47,7 @@ class Sizes:
 def sizes(session: Session, one: Built) -> Sizes:
     """A stage's sizes, with prompts measured on 200 of its problems."""
     stage, chat, cost = one.stage, session.chat, session.policy.cost
-    problems = one.env.problems("train")[:200]
+    problems = one.problems("train")[:200]
     lengths = [len(chat.encode(chat.messages(p))) for p in problems]
     prompt, reply = sum(lengths) / len(lengths), stage.rollout.max_tokens
     live = stage.source.type == "rollouts"

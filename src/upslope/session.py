@@ -99,7 +99,7 @@ class Session:
             build(NoSettings, one.stage.source.settings, "source")
             return Rollouts(
                 self.player(one),
-                one.env.problems("train"),
+                one.problems("train"),
                 size=rollout.group,
                 seed=seed,
                 max_staleness=rollout.max_staleness,
@@ -125,12 +125,12 @@ class Session:
     def held_out(self, one: Built) -> Sequence[Problem]:
         """The problems that this stage is evaluated on."""
         settings = one.stage.evaluation
-        return one.env.problems(settings.split)[: settings.problems]
+        return one.problems(settings.split)[: settings.problems]
 
     def fits(self, one: Built) -> None:
         """Refuse a context that the model has no room for, before anything is spent."""
         longest = max(
-            (len(self.chat.encode(self.chat.messages(p))) for p in one.env.problems("train")[:50]),
+            (len(self.chat.encode(self.chat.messages(p))) for p in one.problems("train")[:50]),
             default=0,
         )
         wanted = longest + one.stage.rollout.max_tokens

@@ -16,7 +16,7 @@ import numpy as np
 from upslope.chat import Chat
 from upslope.rollout import Player
 from upslope.seeds import seed_of
-from upslope.types import Group, Problem, Reward, Segment, Trajectory, Turn, UserError
+from upslope.types import Group, Metrics, Problem, Reward, Segment, Trajectory, Turn, UserError
 
 
 class Rollouts:
@@ -72,6 +72,10 @@ class Rollouts:
 
     def observe(self, groups: Sequence[Group]) -> None:
         """Nothing to learn: every problem is played equally often."""
+
+    def metrics(self) -> Metrics:
+        """Groups that were played and not used, so far."""
+        return {"groups/dropped": float(self.dropped), "groups/refused": float(self.refused)}
 
     def state(self) -> Mapping[str, Any]:
         """The next place in the order, counting groups underway as not yet played."""
@@ -152,6 +156,10 @@ class Recorded:
 
     def observe(self, groups: Sequence[Group]) -> None:
         """Nothing to learn."""
+
+    def metrics(self) -> Metrics:
+        """Nothing to say."""
+        return {}
 
     def state(self) -> Mapping[str, Any]:
         """How many replies were taken."""

@@ -5,8 +5,8 @@ Each stage's parts are checked against each other here, before a model is loaded
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from upslope.algorithms import ALGORITHMS
@@ -15,7 +15,7 @@ from upslope.components import build, find
 from upslope.envs import ENVS
 from upslope.recipe import Recipe, Stage
 from upslope.settings import Component
-from upslope.types import Env, UserError
+from upslope.types import Env, Problem, Split, UserError
 
 SOURCES = {"rollouts", "recorded"}
 
@@ -71,6 +71,13 @@ class Built:
     stage: Stage
     env: Env
     algorithm: Algorithm
+    made: dict[Split, Sequence[Problem]] = field(default_factory=dict)
+
+    def problems(self, split: Split) -> Sequence[Problem]:
+        """The env's problems of a split, made once."""
+        if split not in self.made:
+            self.made[split] = self.env.problems(split)
+        return self.made[split]
 
 
 def built(recipe: Recipe) -> list[Built]:

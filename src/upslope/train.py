@@ -45,7 +45,7 @@ async def train(p: Parts, step: int, state: State) -> tuple[Accuracy, int, str, 
         with p.ledger.time("decode"):
             groups = await p.source.groups(stage.rollout.problems, step, p.algorithm.keep)
         p.source.observe(groups)
-        metrics = rollout_metrics(groups, step)
+        metrics = rollout_metrics(groups, step) | p.source.metrics()
         with p.ledger.time("update"):
             metrics |= await asyncio.to_thread(optimise, p, Batch.of(groups, state), step)
         state = p.algorithm.advance(state, metrics)

@@ -6,9 +6,10 @@ Records and protocols only: no behaviour beyond checking themselves, no torch, n
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
@@ -76,20 +77,14 @@ class Usage:
     decode_flops: float = 0.0
 
     def __add__(self, other: Usage) -> Usage:
-        return Usage(
-            self.computed + other.computed,
-            self.cached + other.cached,
-            self.decoded + other.decoded,
-            self.prefill_flops + other.prefill_flops,
-            self.decode_flops + other.decode_flops,
-        )
+        return Usage(*map(operator.add, astuple(self), astuple(other)))
 
 
-def frozen_array(values: Any, dtype: type[np.generic]) -> NDArray[Any]:
-    """A read-only copy-if-needed array, so that a record stays what it was when it was made."""
+def freeze(record: object, name: str, values: Any, dtype: type[np.generic]) -> None:
+    """Give a frozen record a read-only copy, so that it stays what it was when it was made."""
     array = np.array(values, dtype=dtype)
     array.flags.writeable = False
-    return array
+    object.__setattr__(record, name, array)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -109,8 +104,9 @@ class Completion:
     routes: NDArray[np.int16] | None = None
 
     def __post_init__(self) -> None:
-        for name, dtype in (("tokens", np.int32), ("logprobs", np.float32), ("versions", np.int32)):
-            object.__setattr__(self, name, frozen_array(self.__getattribute__(name), dtype))
+        freeze(self, "tokens", self.tokens, np.int32)
+        freeze(self, "logprobs", self.logprobs, np.float32)
+        freeze(self, "versions", self.versions, np.int32)
         if not len(self.tokens) == len(self.logprobs) == len(self.versions):
             raise ValueError("a completion's tokens, logprobs and versions must have equal lengths")
 
@@ -130,9 +126,10 @@ class Segment:
     routes: NDArray[np.int16] | None = None
 
     def __post_init__(self) -> None:
-        kinds = {"tokens": np.int32, "trained": np.bool_, "engine_logprobs": np.float32}
-        for name, dtype in {**kinds, "versions": np.int32}.items():
-            object.__setattr__(self, name, frozen_array(self.__getattribute__(name), dtype))
+        freeze(self, "tokens", self.tokens, np.int32)
+        freeze(self, "trained", self.trained, np.bool_)
+        freeze(self, "engine_logprobs", self.engine_logprobs, np.float32)
+        freeze(self, "versions", self.versions, np.int32)
         lengths = {
             len(self.tokens),
             len(self.trained),
@@ -314,6 +311,9 @@ class Source(Protocol):
 
     def observe(self, groups: Sequence[Group]) -> None:
         """Learn from what was played: pass rates, curriculum."""
+
+    def metrics(self) -> Metrics:
+        """What it says of itself in a step's row, such as groups dropped so far."""
 
     def state(self) -> Mapping[str, Any]:
         """What resume needs: position, visits, dispatched but unused pairs; JSON types only."""
