@@ -34,7 +34,7 @@ GREEDY_POINTS = 0.01
 NEWLINE = "\n"
 
 
-class OneLine(StoppingCriteria):  # type: ignore[misc]
+class OneLine(StoppingCriteria):
     """A row is done when what it added to its prompt of ``width`` tokens holds a new line."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, width: int) -> None:

@@ -128,8 +128,6 @@ class Said:
 class Digits:
     """A bandit: one of about a hundred tokens is said, ten of them, the digits, are right."""
 
-    harder: bool = False
-
     play = single_turn
 
     def problems(self, split: Split) -> Sequence[Problem]:
@@ -139,9 +137,7 @@ class Digits:
     async def rewards(
         self, problem: Problem, trajectories: Sequence[Trajectory]
     ) -> Sequence[Reward]:
-        wanted = "7" if self.harder else "0123456789"
-        texts = [t.text for t in trajectories]
-        return [Reward(float(bool(text) and text[0] in wanted)) for text in texts]
+        return [Reward(float(t.text.isdigit())) for t in trajectories]
 
 
 class Echo:
@@ -155,9 +151,7 @@ class Echo:
     async def sample(self, tokens: Sequence[int], sampling: Sampling) -> Completion:
         self.seen.append((tuple(tokens), sampling))
         n = len(self.said)
-        return Completion(
-            np.array(self.said), np.full(n, -1.0), np.full(n, self.version), "stop"
-        )
+        return Completion(np.array(self.said), np.full(n, -1.0), np.full(n, self.version), "stop")
 
 
 def player(

@@ -39,7 +39,7 @@ SMALL = {
     "bos_token_id": None,
     "eos_token_id": 1,
 }
-YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0}
+YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 3.0}
 YARN["original_max_position_embeddings"] = 16
 
 CONFIGS: dict[str, PretrainedConfig] = {

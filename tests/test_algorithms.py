@@ -7,7 +7,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-
 from records import group, invalid, problem, segment, trajectory
 
 from upslope.algorithms import ALGORITHMS
@@ -76,7 +75,9 @@ def test_an_invalid_member_neither_votes_nor_learns(name):
     rewards = [1.0, invalid(100.0), 0.0, 0.5]
     replies = [[4, 5], [6, 7, 8], [9], [4, 6]]
     batch = Batch.of([group(rewards, replies)])
-    fewer = Batch.of([group([r for r in rewards if r != rewards[1]], [replies[i] for i in (0, 2, 3)])])
+    fewer = Batch.of(
+        [group([r for r in rewards if r != rewards[1]], [replies[i] for i in (0, 2, 3)])]
+    )
     rows = torch.tensor([0, 2, 3])
     kept = batch.rows(rows)
     for column in (algorithm.advantages, algorithm.weights):

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-
 from records import PROMPT, group, invalid, problem, segment, trajectory
 
 from upslope.batch import Batch, shared_prefix, with_old
@@ -135,7 +135,7 @@ def test_updates_are_shuffled_by_their_seed_alone():
 def test_micro_batches_cover_all_rows_and_split_only_what_may_be(couples, budget):
     batch = mixed().rows(torch.tensor([5, 3, 6, 1, 0, 4, 2]))
     parts = [p.tolist() for p in batch.micro(budget, couples)]
-    assert sorted(sum(parts, [])) == list(range(7))
+    assert sorted(itertools.chain(*parts)) == list(range(7))
     unit = {"row": torch.arange(7), "trajectory": batch.trajectory, "group": batch.group}[couples]
     homes = [set(unit[p].tolist()) for p in parts]
     assert sum(len(h) for h in homes) == len(set(unit.tolist()))

@@ -1,12 +1,12 @@
-"""Messages to tokens: the special tokens once, sampled tokens for ever, the past never rewritten."""
+"""Messages to tokens: special tokens once, sampled tokens for ever, the past as it was."""
 
 from __future__ import annotations
 
 import asyncio
 
 import pytest
-
 from plays import CHATML, FORGETFUL, WITH_BOS, asked, chatml, ladder_chat, user
+
 from upslope.chat import Chat
 from upslope.engines.scripted import ScriptedEngine
 from upslope.models import ladder

@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from plays import Dialogue, Digits, asked, group_of, player
 
-from plays import Dialogue, Digits, asked, chatml, group_of, player
 from upslope.chat import Chat
 from upslope.engines.local import LocalEngine
 from upslope.evaluate import Both, evaluate, interval, summary
@@ -65,7 +65,7 @@ def test_what_could_not_be_graded_is_left_out() -> None:
     down = Reward(float("nan"), valid=False, reason="the judge is down")
     half = summary([group_of([Reward(1.0), down]), group_of([down, down])], 1.0)
     assert (half.mean, half.problems, half.invalid, half.reward) == (1.0, 1, 3, 1.0)
-    with pytest.raises(UserError, match="no trajectory could be graded .* the judge is down"):
+    with pytest.raises(UserError, match=r"no trajectory could be graded .* the judge is down"):
         summary([group_of([down])], 1.0)
 
 
@@ -97,7 +97,7 @@ def test_the_same_seed_meets_the_same_luck() -> None:
     env, chat = Digits(), Chat(policy.tokenizer, policy.eos)
     problems = [*env.problems("test"), *env.problems("train")]
 
-    def texts(seed: int, given: Sequence[Problem] = problems, temperature: float = 1.0) -> list[str]:
+    def texts(seed: int, given: Sequence[Problem] = problems, temperature: float = 1) -> list[str]:
         # training rollouts have a temperature of their own, evaluations have not
         who = Player(LocalEngine(policy), env, chat, 6, temperature)
         both: Both = asyncio.run(evaluate(who, given, 2, seed))

@@ -1,4 +1,4 @@
-"""Plays: aligned columns, exact prefixes, each sampled token trained once, graders kept in check."""
+"""Plays: aligned columns, exact prefixes, each sampled token trained once, graders in check."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-
 from plays import FORGETFUL, Dialogue, Digits, Echo, asked, chatml, player, user
+
+from upslope.chat import Chat
 from upslope.engines.local import LocalEngine
 from upslope.engines.scripted import ScriptedEngine
-from upslope.chat import Chat
 from upslope.models.load import load
 from upslope.rollout import Player
 from upslope.types import (
@@ -70,7 +70,8 @@ def test_turns_go_on_in_one_segment_after_an_exact_prefix() -> None:
     prompts = [list(prompt) for prompt, _ in engine.seen]
     assert prompts == [tokens[: turn.start] for turn in trajectory.turns]
     assert who.chat.tokenizer.decode(prompts[2]) == who.chat.text(trajectory.messages[:-1])
-    assert [m["content"] for m in trajectory.messages] == ["hi", "no", "more?", "ab", "sure?", "yes"]
+    said = [m["content"] for m in trajectory.messages]
+    assert said == ["hi", "no", "more?", "ab", "sure?", "yes"]
     assert [(t.reward, t.state) for t in trajectory.turns] == [(0.25, "s1"), (0.5, "s2"), (0, "")]
     assert trajectory.text == "yes"
     assert graded(trajectory).total == 1.0
@@ -98,10 +99,10 @@ def test_a_reply_that_keeps_less_begins_another_segment() -> None:
 
 
 def test_a_cut_reply_and_the_last_turn_end_a_play() -> None:
-    who, engine = player(Dialogue(MORE), ["too long"])
+    who, _ = player(Dialogue(MORE), ["too long"])
     (cut,) = group(replace(who, max_tokens=3)).trajectories
     assert [t.stop_reason for t in cut.turns] == ["length"]
-    who, engine = player(Dialogue(MORE), ["no", "yes"], turns=2)
+    who, _ = player(Dialogue(MORE), ["no", "yes"], turns=2)
     (bounded,) = group(who).trajectories
     assert [t.stop_reason for t in bounded.turns] == ["stop", "turns"]
     assert bounded.text == "yes"
@@ -207,7 +208,7 @@ def swallow(plays: Sequence[Trajectory]) -> list[Reward]:
     try:
         while True:
             sum(range(1000))
-    except Exception:
+    except Exception:  # noqa: BLE001
         return [Reward(0.0) for _ in plays]
 
 

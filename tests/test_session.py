@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-
 from plays import group_of
+
 from upslope.algorithms.grpo import GRPO
 from upslope.algorithms.sft import SFT
 from upslope.envs.arithmetic import Arithmetic
@@ -119,9 +119,8 @@ def test_a_context_without_room_is_refused_before_anything_runs() -> None:
 def test_an_env_without_demonstrations_needs_a_file(tmp_path: Path) -> None:
     env = f"{Path(__file__).with_name('plays.py')}:Digits"
     recipe = {**STAGES, "env": {"type": env}}
-    made = Session(read(recipe), print)
-    with pytest.raises(UserError, match="writes no demonstrations: give source.path"):
-        made.source(made.stages[0])
+    with pytest.raises(UserError, match=r"writes no demonstrations: give stage.sft.source.path"):
+        Session(read(recipe), print)
     path = tmp_path / "shown.jsonl"
     path.write_text('{"prompt": "a:", "reply": "7"}\n')
     made = Session(read(recipe, [f'stage.sft.source.path="{path}"']), print)

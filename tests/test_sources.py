@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 from plays import Dialogue, Echo, asked, chatml
+
 from upslope.rollout import Player
 from upslope.sources import Demonstration, Recorded, Rollouts, order, read_demonstrations
 from upslope.types import Completion, Group, Problem, Sampling, UserError
@@ -29,9 +29,7 @@ def rollouts(
     chat = chatml()
     engine = Echo(chat)
     who = Player(engine, env or Dialogue(), chat, 8, 1.0)
-    source = Rollouts(
-        who, PROBLEMS, size=2, seed=seed, max_staleness=max_staleness, tries=tries
-    )
+    source = Rollouts(who, PROBLEMS, size=2, seed=seed, max_staleness=max_staleness, tries=tries)
     return source, engine
 
 

@@ -88,14 +88,10 @@ class Batch:
     def rows(self, index: Int[Tensor, " n"]) -> Batch:
         """These rows of every column, in this order, cut to the longest of them."""
         width = int(self.length[index].max()) if len(index) else 0
-
-        def take(column: Tensor | None) -> Tensor | None:
-            if column is None:
-                return None
-            return column[index][:, :width] if column.ndim == 2 else column[index]
-
         columns: dict[str, Any] = {
-            k: take(v) for k, v in vars(self).items() if isinstance(v, Tensor)
+            k: v[index][:, :width] if v.ndim == 2 else v[index]
+            for k, v in vars(self).items()
+            if isinstance(v, Tensor)
         }
         return replace(self, **columns)
 

@@ -14,16 +14,18 @@ def rollout_metrics(groups: Sequence[Group], version: int) -> Metrics:
     plays = played(groups)
     rewards = [graded(t) for t in plays]
     valid = [r for r in rewards if r.valid]
+    staleness = [version - g.version for g in groups]
+    lengths = [t.length for t in plays]
     metrics = {
         "reward/invalid_share": 1 - len(valid) / len(rewards),
-        "length/mean": float(np.mean([t.length for t in plays])),
-        "length/max": float(max(t.length for t in plays)),
+        "length/mean": float(np.mean(lengths)),
+        "length/max": float(max(lengths)),
         "length/truncated_share": float(
             np.mean([t.turns[-1].stop_reason == "length" for t in plays])
         ),
         "groups/mixed_share": float(np.mean([mixed(g) for g in groups])),
-        "staleness/max": float(max(version - g.version for g in groups)),
-        "staleness/mean": float(np.mean([version - g.version for g in groups])),
+        "staleness/max": float(max(staleness)),
+        "staleness/mean": float(np.mean(staleness)),
         # Nothing graded is not a reward of 0, but a row without a number helps nobody plot it.
         "reward/mean": float(np.mean([r.total for r in valid])) if valid else 0.0,
         "reward/std": float(np.std([r.total for r in valid])) if valid else 0.0,

@@ -27,7 +27,7 @@ from upslope.result import Accuracy, Estimate
 from upslope.rollout import Player
 from upslope.runs import Run
 from upslope.sources import Demonstration, Recorded, Rollouts, read_demonstrations
-from upslope.stages import Built, NoSettings, RecordedSettings, built
+from upslope.stages import Built, RecordedSettings, built
 from upslope.sync import Synchroniser
 from upslope.train import Parts
 from upslope.trajectories import trajectory_row
@@ -96,7 +96,6 @@ class Session:
         """Where this stage's groups come from."""
         rollout, seed = one.stage.rollout, self.recipe.seed
         if one.stage.source.type == "rollouts":
-            build(NoSettings, one.stage.source.settings, "source")
             return Rollouts(
                 self.player(one),
                 one.problems("train"),
@@ -109,10 +108,7 @@ class Session:
         settings = build(RecordedSettings, one.stage.source.settings, "source")
         if settings.path:
             return Recorded(read_demonstrations(Path(settings.path)), self.chat, seed)
-        if not isinstance(one.env, Demonstrates):
-            raise UserError(
-                f"env {one.stage.env.type} writes no demonstrations: give source.path a JSONL file"
-            )
+        assert isinstance(one.env, Demonstrates), "stages.refuse lets no other pass"
         shown = [Demonstration(p, reply) for p, reply in one.env.demonstrations("train")]
         return Recorded(shown, self.chat, seed)
 

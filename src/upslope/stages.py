@@ -15,9 +15,7 @@ from upslope.components import build, find
 from upslope.envs import ENVS
 from upslope.recipe import Recipe, Stage
 from upslope.settings import Component
-from upslope.types import Env, Problem, Split, UserError
-
-SOURCES = {"rollouts", "recorded"}
+from upslope.types import Demonstrates, Env, Problem, Split, UserError
 
 
 @dataclass(frozen=True)
@@ -30,6 +28,12 @@ class RecordedSettings:
     """``source = {type = "recorded"}``: a JSONL ``path``, or the env's own demonstrations."""
 
     path: str = ""
+
+
+SOURCES: Mapping[str, type[NoSettings] | type[RecordedSettings]] = {
+    "rollouts": NoSettings,
+    "recorded": RecordedSettings,
+}
 
 
 def component(kinds: Mapping[str, str], given: Component | None, kind: str, at: str) -> Any:
@@ -102,6 +106,11 @@ def refuse(one: Built, at: str) -> None:
     if stage.source.type not in SOURCES:
         raise UserError(
             f"{at}source.type={stage.source.type!r} is unknown: use one of {sorted(SOURCES)}"
+        )
+    source = build(SOURCES[stage.source.type], stage.source.settings, f"{at}source")
+    if source == RecordedSettings() and not isinstance(one.env, Demonstrates):
+        raise UserError(
+            f"env {stage.env.type} writes no demonstrations: give {at}source.path a JSONL file"
         )
     if stage.source.type == "rollouts" and compares and stage.rollout.group == 1:
         raise UserError(

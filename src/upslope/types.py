@@ -9,7 +9,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import astuple, dataclass, field
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
@@ -77,7 +77,10 @@ class Usage:
     decode_flops: float = 0.0
 
     def __add__(self, other: Usage) -> Usage:
-        return Usage(*map(operator.add, astuple(self), astuple(other)))
+        return Usage(*map(operator.add, _PARTS(self), _PARTS(other)))
+
+
+_PARTS = operator.attrgetter(*Usage.__dataclass_fields__)
 
 
 def freeze(record: object, name: str, values: Any, dtype: type[np.generic]) -> None:

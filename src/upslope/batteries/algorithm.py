@@ -56,6 +56,7 @@ def _declared(algorithm: Algorithm, name: str) -> Proof:
             raise UserError(
                 f"{name}.{what} names {odd[0]!r}, and is of {', '.join(get_args(known))}"
             )
+    _loaded(algorithm.start(), name)
     if not isinstance(algorithm.keep(groups()[0]), bool):
         raise UserError(f"{name}.keep must answer True or False for a group")
     return Proof("it declares what the learner knows", ", ".join(sorted(algorithm.needs)) or "-")
@@ -83,7 +84,7 @@ def _gradient(algorithm: Algorithm, name: str) -> Proof:
     seen = table(algorithm)
     _, whole = gradient(algorithm, seen)
     furthest = 0.0
-    for budget in (1, 12, 40):
+    for budget in (1, 25):
         apart = _distance(whole, gradient(algorithm, seen, budget)[1])
         furthest = max(furthest, apart)
         if not apart <= ROUNDING:

@@ -7,6 +7,7 @@ rewards, an invalid member, a trajectory of two segments, an untrained span insi
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -37,10 +38,11 @@ class Table:
     entropy: Tensor
 
 
-def groups() -> list[Group]:
+@cache
+def groups() -> tuple[Group, ...]:
     """The groups, always the same."""
     draw = np.random.default_rng(0)
-    return [_group(g, rewards, draw) for g, rewards in enumerate(REWARDS)]
+    return tuple(_group(g, rewards, draw) for g, rewards in enumerate(REWARDS))
 
 
 def table(algorithm: Algorithm, order: Tensor | None = None) -> Table:

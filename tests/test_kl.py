@@ -1,0 +1,115 @@
+"""Facts about KL on a softmax over a table, by enumeration: what each estimator descends."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from upslope import losses
+
+
+class Softmax:
+    """Logits of a policy and of a reference over 6 tokens, and every token once as a row."""
+
+    def __init__(self) -> None:
+        draw = torch.Generator().manual_seed(0)
+        self.logits = torch.randn(6, generator=draw, dtype=torch.float64, requires_grad=True)
+        self.ref = torch.randn(6, generator=draw, dtype=torch.float64).log_softmax(-1)
+
+    @property
+    def logp(self) -> torch.Tensor:
+        return self.logits.log_softmax(-1)
+
+    def gradient(self, loss: torch.Tensor) -> torch.Tensor:
+        return torch.autograd.grad(loss, self.logits)[0]
+
+    def expected(self, kind: losses.KLKind) -> torch.Tensor:
+        """E over the policy's own samples of the estimator, sampling not differentiated."""
+        return (self.logp.exp().detach() * losses.kl(self.logp[None], self.ref[None], kind)).sum()
+
+    def reverse(self) -> torch.Tensor:
+        """KL(pi || ref)"""
+        return (self.logp.exp() * (self.logp - self.ref)).sum()
+
+    def forward(self) -> torch.Tensor:
+        """KL(ref || pi)"""
+        return (self.ref.exp() * (self.ref - self.logp)).sum()
+
+
+def test_k1_and_k3_are_unbiased_and_k3_is_not_negative():
+    table = Softmax()
+    for kind in ("k1", "k3"):
+        assert table.expected(kind).item() == pytest.approx(table.reverse().item(), abs=1e-12)
+    assert (losses.kl(table.logp[None], table.ref[None], "k3") >= 0).all()
+
+
+def test_k1_as_a_loss_has_no_expected_gradient():
+    table = Softmax()
+    assert table.gradient(table.expected("k1")).abs().max() < 1e-15
+
+
+def test_k2_as_a_loss_descends_kl_of_policy_to_reference():
+    table = Softmax()
+    want = table.gradient(table.reverse())
+    torch.testing.assert_close(table.gradient(table.expected("k2")), want, atol=1e-12, rtol=0)
+
+
+def test_k3_as_a_loss_descends_kl_of_reference_to_policy():
+    table = Softmax()
+    want = table.gradient(table.forward())
+    torch.testing.assert_close(table.gradient(table.expected("k3")), want, atol=1e-12, rtol=0)
+
+
+def test_k1_in_the_reward_descends_kl_of_policy_to_reference():
+    table = Softmax()
+    reward = -losses.kl(table.logp.detach()[None], table.ref[None], "k1")
+    surrogate = losses.policy_gradient(table.logp[None], table.logp.detach()[None], reward)
+    got = table.gradient((table.logp.exp().detach() * surrogate).sum())
+    torch.testing.assert_close(got, table.gradient(table.reverse()), atol=1e-12, rtol=0)
+
+
+def test_token_k2_over_a_sequence_misses_what_a_token_leads_to():
+    """Why k1 in the reward exists: the first token agrees with the reference, the second not."""
+    draw = torch.Generator().manual_seed(0)
+    live = [
+        torch.randn(s, generator=draw, dtype=torch.float64, requires_grad=True) for s in (3, (3, 3))
+    ]
+    first, second = (x.log_softmax(-1) for x in live)
+    ref = torch.randn(3, 3, generator=draw, dtype=torch.float64).log_softmax(-1)
+    joint, known = first[:, None] + second, first.detach()[:, None] + ref
+
+    def gradient(loss: torch.Tensor) -> list[torch.Tensor]:
+        return list(torch.autograd.grad(loss, live, retain_graph=True))
+
+    p = joint.exp().detach()
+    want = gradient((joint.exp() * (joint - known)).sum())
+    reward = -losses.kl(joint.detach(), known, "k1")
+    in_reward = gradient((p * losses.policy_gradient(joint, joint.detach(), reward)).sum())
+    sequence = gradient((p * losses.kl(joint, known, "k2")).sum())
+    torch.testing.assert_close([in_reward, sequence], [want, want], atol=1e-12, rtol=0)
+    alone = losses.kl(first[None], first.detach()[None], "k2")[0][:, None]
+    token = gradient((p * (alone + losses.kl(second, ref, "k2"))).sum())
+    torch.testing.assert_close(token[1], want[1], atol=1e-12, rtol=0)
+    assert token[0].norm() == 0
+    assert want[0].norm() > 0.05
+
+
+@pytest.mark.parametrize("kind", ["k2", "k3"])
+def test_with_no_reward_the_kl_falls(kind):
+    table = Softmax()
+    before = table.reverse().item()
+    optimiser = torch.optim.SGD([table.logits], lr=0.5)
+    for _ in range(50):
+        optimiser.zero_grad()
+        table.expected(kind).backward()
+        optimiser.step()
+    assert table.reverse().item() < 0.1 * before
+
+
+def test_k1_as_a_loss_is_refused():
+    with pytest.raises(ValueError, match="expected gradient of 0"):
+        losses.KL(0.1, "k1", "loss")
+    with pytest.raises(ValueError, match="negative"):
+        losses.KL(-0.1)
+    assert losses.KL(0.1, "k1", "reward").in_reward
+    assert not losses.KL(0.0, "k1", "loss").in_loss
