@@ -54,7 +54,7 @@ async def train_stages(session: Session, run: Run) -> Result:
         finally:
             await parts.source.close()
         found = (before, after, stopped)
-        stages.append(stage_result(one, found, step - first, spent, session.ledger.totals()))
+        stages.append(stage_result(one, found, step - first, session.ledger.totals().since(spent)))
     run.save_model(lambda folder: save(session.policy, folder))
     run.save_curve(curve_svg(run.metrics(), run.evaluations(), run.name))
     totals = session.ledger.totals()
@@ -74,7 +74,7 @@ async def train_stages(session: Session, run: Run) -> Result:
 
 
 def stage_result(
-    one: Built, found: tuple[Accuracy, Accuracy, str], steps: int, spent: Totals, now: Totals
+    one: Built, found: tuple[Accuracy, Accuracy, str], steps: int, spent: Totals
 ) -> StageResult:
     """What a stage changed and took."""
     before, after, stopped = found
@@ -83,9 +83,9 @@ def stage_result(
         before=before,
         after=after,
         steps=steps,
-        flops=now.flops - spent.flops,
-        seconds=now.seconds - spent.seconds,
-        cpu_seconds=now.cpu_seconds - spent.cpu_seconds,
+        flops=spent.flops,
+        seconds=spent.seconds,
+        cpu_seconds=spent.cpu_seconds,
         stopped_by=stopped,
     )
 

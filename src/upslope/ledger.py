@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any, Literal, get_args
 
 from upslope.types import Metrics
@@ -34,6 +34,10 @@ class Totals:
     seconds: float
     cpu_seconds: float
     money: float
+
+    def since(self, before: Totals) -> Totals:
+        """What was spent after ``before``."""
+        return Totals(*(a - b for a, b in zip(astuple(self), astuple(before), strict=True)))
 
 
 class Ledger:

@@ -54,6 +54,12 @@ class Session:
         threads = recipe.machine.threads or machine.cores()
         torch.set_num_threads(threads)
         settings = recipe.learner
+        for one in self.stages:
+            if one.stage.learner.dtype != settings.dtype:
+                raise UserError(
+                    f"stage.{one.stage.name}.learner.dtype differs from learner.dtype: the stages "
+                    "train one model, so set it once"
+                )
         self.device = device_of(recipe.machine.device)
         self.policy = load(
             recipe.model, recipe.seed, getattr(torch, settings.dtype), self.device, say

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from upslope.batch import Algorithm, Batch, Column, State
 from upslope.learner import Learner
-from upslope.ledger import Ledger
+from upslope.ledger import Ledger, Totals
 from upslope.measures import merged, played, rollout_metrics
 from upslope.recipe import Stage
 from upslope.result import Accuracy
@@ -38,7 +38,7 @@ class Parts:
 
 async def train(p: Parts, step: int, state: State) -> tuple[Accuracy, int, str, Accuracy]:
     """Train one stage from ``step`` on: how good it was, last step, what stopped it, how good."""
-    stage, first = p.stage, step
+    stage, first, spent = p.stage, step, p.ledger.totals()
     before = accuracy = await p.evaluate(step)
     stopped = "accuracy" if 0 < stage.stop.accuracy <= before.sampled.mean else ""
     while not stopped:
@@ -57,7 +57,8 @@ async def train(p: Parts, step: int, state: State) -> tuple[Accuracy, int, str, 
         metrics |= p.ledger.row()
         p.run.log(step, stage.name, metrics)
         actions = [a for w in p.watches for a in w.see(stage.name, step, groups, metrics)]
-        stopped = "watch" if actions else bound_reached(stage.stop, step - first, p.ledger)
+        so_far = p.ledger.totals().since(spent)
+        stopped = "watch" if actions else bound_reached(stage.stop, step - first, so_far)
         if stopped or (stage.evaluation.every and (step - first) % stage.evaluation.every == 0):
             accuracy = await p.evaluate(step)
         if 0 < stage.stop.accuracy <= accuracy.sampled.mean:
@@ -88,9 +89,8 @@ def optimise(p: Parts, batch: Batch, step: int) -> Metrics:
     return merged(seen)
 
 
-def bound_reached(stop: Stop, steps: int, ledger: Ledger) -> str:
-    """The first bound of ``stop`` that is reached, "" while there is none."""
-    spent = ledger.totals()
+def bound_reached(stop: Stop, steps: int, spent: Totals) -> str:
+    """The first bound of ``stop`` that the stage has reached, "" while there is none."""
     reached = {
         "steps": (steps, stop.steps),
         "flops": (spent.flops, stop.flops),
