@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from records import group, invalid, problem, segment, trajectory
 
+from records import group, invalid, problem, segment, trajectory
 from upslope.algorithms import ALGORITHMS
 from upslope.algorithms.cispo import CISPO
 from upslope.algorithms.dr_grpo import DrGRPO

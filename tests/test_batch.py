@@ -8,8 +8,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from records import PROMPT, group, invalid, problem, segment, trajectory
 
+from records import PROMPT, group, invalid, problem, segment, trajectory
 from upslope.batch import Batch, shared_prefix, with_old
 from upslope.types import Group, Segment
 

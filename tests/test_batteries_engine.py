@@ -8,8 +8,8 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-import small_policies
 
+import small_policies
 from upslope.batteries import check_engine
 from upslope.engines.local import LocalEngine
 from upslope.types import Completion, Sampling, UserError

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from plays import CHATML, FORGETFUL, WITH_BOS, asked, chatml, ladder_chat, user
 
+from plays import CHATML, FORGETFUL, WITH_BOS, asked, chatml, ladder_chat, user
 from upslope.chat import Chat
 from upslope.engines.scripted import ScriptedEngine
 from upslope.models import ladder

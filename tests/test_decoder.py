@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from small_policies import CONFIGS, FAST, SLOW, WORDS, policy
 
+from small_policies import CONFIGS, FAST, SLOW, WORDS, policy
 from upslope.models.cached import Cached
 from upslope.models.decoder import MOST_COHORTS, PASS_TOKENS, Decoder
 from upslope.models.fused import fits
@@ -85,6 +85,24 @@ def test_merged_cohorts_and_long_rows_keep_their_numbers(name: str) -> None:
     assert len(rows.decoder._cohorts) <= MOST_COHORTS
     rows.leave(np.arange(len(rows.rows)) % 4 == 0)
     rows.step(24)
+
+
+@pytest.mark.parametrize("name", FAST)
+def test_a_start_that_all_prompts_share_is_computed_once(name: str) -> None:
+    start = list(range(3, 14))
+    prompts = [[*start, 5, 4], [*start, 6, 4, 7, 8], [*start, 5]]
+    apart = Rows(policy(name))
+    for prompt in prompts:
+        apart.join([prompt], [0])
+    play = Rows(policy(name))
+    play.join(prompts, [0, 0, 1, 2])
+    assert play.decoder.shared == len(start)
+    assert play.decoder.flops < 0.7 * apart.decoder.flops
+    play.step(2)
+    play.leave(np.array([True, False, True, True]))
+    play.join([[3, 4, 5], [4, 3]], [0, 1])
+    assert play.decoder.shared == 0
+    play.step(2)
 
 
 def test_only_known_shapes_take_the_fast_path() -> None:

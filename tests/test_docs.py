@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 import typer.main
-from plays import chatml
 
 import upslope
+from plays import chatml
 from upslope.cli import app
 from upslope.ledger import PHASES
 from upslope.measures import rollout_metrics

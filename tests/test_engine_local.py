@@ -8,9 +8,9 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pytest
 import torch
+
 from counting import counter
 from small_policies import CONTEXT, EOS, FAST, SLOW, WORDS, policy
-
 from upslope.engines.local import LocalEngine
 from upslope.models.policy import Policy, checksum
 from upslope.types import Completion, Sampling, Usage, UserError

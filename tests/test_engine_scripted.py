@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from small_policies import WORDS, policy, tokenizer
 
+from small_policies import WORDS, policy, tokenizer
 from upslope.engines.scripted import ScriptedEngine
 from upslope.types import Completion, Sampling, UserError
 

@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from plays import Dialogue, Digits, asked, group_of, player
 
+from plays import Dialogue, Digits, asked, group_of, player
 from upslope.chat import Chat
 from upslope.engines.local import LocalEngine
 from upslope.evaluate import Both, evaluate, interval, summary

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+
 from counting import counter
 from learners import a_learner, gradient, plain, policy, prepared, shifted
 from records import group, invalid, problem, segment, trajectory
-
 from upslope.algorithms.cispo import CISPO
 from upslope.algorithms.dr_grpo import DrGRPO
 from upslope.algorithms.grpo import GRPO

@@ -8,9 +8,9 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
+
 from learners import a_learner, gradient, plain, policy, prepared, shifted
 from records import group
-
 from upslope.algorithms.grpo import GRPO
 from upslope.algorithms.reinforce import Reinforce
 from upslope.algorithms.rloo import RLOO

@@ -9,7 +9,6 @@ import torch
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, MistralConfig, Qwen3Config
 
 from counting import counter
-
 from upslope.models import attention, logprobs
 from upslope.models.flops import cost_of
 from upslope.models.policy import Policy, checksum
@@ -40,7 +39,7 @@ def policy_of(kind: str) -> Policy:
 
 
 def rows() -> dict[str, torch.Tensor]:
-    """Two groups with common prompts, a group of one, rows of unequal lengths, mixed temperatures."""
+    """Two groups with common prompts, a group of one, unequal lengths, mixed temperatures."""
     generator = torch.Generator().manual_seed(1)
     tokens = torch.randint(1, 37, (6, 12), generator=generator)
     tokens[1, :5] = tokens[0, :5]
@@ -107,6 +106,41 @@ def test_a_shared_prompt_is_computed_once():
     assert len(packed.tokens) == (5 + 6 + 1 + 0) + (7 + 1 + 4) + 7
     assert (packed.positions[packed.state_of[2, 1:6]] == torch.arange(5)).all()
     assert policy.packs
+
+
+def with_root() -> dict[str, torch.Tensor]:
+    """The same rows, all beginning with the same three tokens; one prompt is nothing more."""
+    batch = rows()
+    root = torch.tensor([7, 8, 9])
+    tokens = torch.cat([root.expand(6, 3), batch["tokens"]], 1)[:, :12]
+    length = (batch["length"] + 3).clamp(max=12)
+    length[5] = 4
+    inside = torch.arange(12)[None] < length[:, None]
+    return {**batch, "tokens": tokens.where(inside, 0), "length": length, "needed": inside}
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+@pytest.mark.parametrize("share", [True, False])
+def test_what_all_rows_begin_with_is_computed_once_with_equal_numbers(kind, share, monkeypatch):
+    policy, batch = policy_of(kind), with_root()
+    monkeypatch.setattr(attention, "shares_scores", lambda *_: share)
+    packed = logprobs.pack(batch["tokens"], batch["length"], batch["group"])
+    assert packed.layout.root == 3
+    apart = logprobs.pack(batch["tokens"], batch["length"], torch.zeros(6, dtype=torch.long))
+    assert apart.layout.root == 0
+    got, entropy, work = logprobs.token_logprobs(policy, **batch, entropy=True)
+    with counter() as counted:
+        logprobs.token_logprobs(policy, **batch)
+    if share:
+        assert work.forward == pytest.approx(counted.get_total_flops(), rel=0.02)
+    mix = torch.randn(got.shape, generator=torch.Generator().manual_seed(2))
+    ((got + 0.3 * entropy) * mix).sum().backward()
+    grad = gradient(policy)
+    want, want_entropy = reference(policy, batch)
+    ((want + 0.3 * want_entropy) * mix).sum().backward()
+    torch.testing.assert_close(got, want, atol=2e-6, rtol=1e-5)
+    torch.testing.assert_close(entropy, want_entropy, atol=2e-6, rtol=1e-5)
+    torch.testing.assert_close(grad, gradient(policy), atol=2e-6, rtol=1e-4)
 
 
 def test_rows_do_not_see_each_other():

@@ -16,11 +16,11 @@ from types import MappingProxyType
 
 import pytest
 import torch
-from fake_hub import Hub
 from filelock import FileLock
 from huggingface_hub import constants
-from test_models_gguf import random_llama, write_gguf
 
+from fake_hub import Hub
+from test_models_gguf import random_llama, write_gguf
 from upslope.models import hub
 from upslope.models.hub import MODELS, Known, folder_of, from_pypi
 from upslope.models.load import load, save

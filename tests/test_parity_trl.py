@@ -40,10 +40,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-import small_policies
 import torch
 from torch import Tensor
 
+import small_policies
 from upslope import advantages
 from upslope.algorithms.cispo import CISPO
 from upslope.algorithms.dr_grpo import DrGRPO

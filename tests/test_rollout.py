@@ -9,8 +9,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from plays import FORGETFUL, Dialogue, Digits, Echo, asked, chatml, player, user
 
+from plays import FORGETFUL, Dialogue, Digits, Echo, asked, chatml, player, user
 from upslope.chat import Chat
 from upslope.engines.local import LocalEngine
 from upslope.engines.scripted import ScriptedEngine

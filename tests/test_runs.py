@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from kills import fill, row
 
+from kills import fill, row
 from upslope import environment, files
 from upslope.result import Accuracy, Estimate, Result, StageResult
 from upslope.runs import Run

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from plays import Dialogue, asked, player, user
 from tokenizers import processors
 from torch import Tensor
 from torch.nn import functional
 
+from plays import Dialogue, asked, player, user
 from upslope.algorithms.grpo import GRPO
 from upslope.batch import Batch, Outputs
 from upslope.chat import Chat

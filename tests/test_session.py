@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from plays import group_of
 
+from plays import group_of
 from upslope.algorithms.grpo import GRPO
 from upslope.algorithms.sft import SFT
 from upslope.envs.arithmetic import Arithmetic

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from plays import Dialogue, Echo, asked, chatml
 
+from plays import Dialogue, Echo, asked, chatml
 from upslope.rollout import Player
 from upslope.sources import Demonstration, Recorded, Rollouts, order, read_demonstrations
 from upslope.types import Completion, Group, Problem, Sampling, UserError

@@ -117,18 +117,20 @@ class Batch:
             yield torch.isin(self.group, part).nonzero()[:, 0]
 
     def micro(self, budget: int, couples: Couples) -> Iterator[Tensor]:
-        """Row indices of micro-batches of at most ``budget`` tokens, prompts counted once a group.
+        """Row indices of micro-batches of at most ``budget`` tokens, as packing computes them.
 
-        Groups stay together while they fit; a larger one is split as far as ``couples`` allows. A
-        unit that may not be split is given whole, however large.
+        What all rows begin with counts once, each group's prompt once. Groups stay together while
+        they fit; a larger one is split as far as ``couples`` allows. A unit that may not be split
+        is given whole, however large.
         """
+        root = shared_prefix(self.tokens, self.length) if len(self) else 0
         pending: list[int] = []
-        spent = 0
+        spent = root
         for rows in self._units(budget, couples):
-            cost = _packed_tokens(self.tokens[rows], self.length[rows])
+            cost = _packed_tokens(self.tokens[rows], self.length[rows]) - root
             if pending and spent + cost > budget:
                 yield torch.tensor(pending)
-                pending, spent = [], 0
+                pending, spent = [], root
             pending += rows.tolist()
             spent += cost
         if pending:

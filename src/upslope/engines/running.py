@@ -110,7 +110,8 @@ class Running:
                 request.spent, request.slot = self._spent, self._free.pop()
                 self._live[request.slot] = request
                 self._slots.admit(request.slot, request.sampling, request.limit)
-            group[0].computed, group[0].cached = length, 0
+            group[0].cached = 0 if group is groups[0] else self._model.shared
+            group[0].computed = length - group[0].cached
         slots = [request.slot for group in groups for request in group]
         self._ids = np.concatenate((self._ids, slots))
         self._leave(self._sampled(joined, logits[torch.tensor(owner)], version))

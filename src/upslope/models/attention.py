@@ -1,7 +1,8 @@
 """Attention over a packed row, registered with transformers so that any of its models can run it.
 
-Prefix queries attend causally within their prefix; suffix queries attend to their group's whole
-prefix and causally within their own suffix. Groups are padded to one shape inside attention only.
+Root and prefix queries attend causally to what comes before them; suffix queries attend to their
+group's whole prefix and causally within their own suffix. Groups are padded to one shape inside
+attention only.
 """
 
 from __future__ import annotations
@@ -48,11 +49,29 @@ def shares_scores(layout: Layout, heads: int, kv_heads: int, size: int) -> bool:
 
 
 def _prefixes(q: Tensor, k: Tensor, v: Tensor, layout: Layout, scale: float) -> Tensor:
-    """[group * prefix, head, size]"""
-    q, k, v = (x[layout.prefix].transpose(1, 2) for x in (q, k, v))
-    grouped = q.shape[1] != k.shape[1]
-    out = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale, enable_gqa=grouped)
-    return out.transpose(1, 2).flatten(0, 1)
+    """[root + group * rest, head, size]"""
+    root, whole, grouped = layout.root, layout.prefix, q.shape[1] != k.shape[1]
+    rest = whole[:, root:]
+
+    def attended(queries: Tensor, keys: Tensor, mask: Tensor | None) -> Tensor:
+        out = F.scaled_dot_product_attention(
+            q[queries].transpose(1, 2),
+            k[keys].transpose(1, 2),
+            v[keys].transpose(1, 2),
+            mask,
+            is_causal=mask is None,
+            scale=scale,
+            enable_gqa=grouped,
+        )
+        return out.transpose(1, 2).flatten(0, 1)
+
+    if not root:
+        return attended(whole, whole, None)
+    first = attended(whole[:1, :root], whole[:1, :root], None)
+    if not rest.shape[1]:
+        return first
+    before = torch.ones(rest.shape[1], whole.shape[1], dtype=torch.bool, device=q.device)
+    return torch.cat([first, attended(rest, whole, before.tril(root))])
 
 
 def _suffixes(q: Tensor, k: Tensor, v: Tensor, layout: Layout, scale: float) -> Tensor:

@@ -52,6 +52,7 @@ class Cached:
             self._policy.model.set_attn_implementation("sdpa")
         self._peers: list[_Peers] = []
         self.flops = 0.0
+        self.shared = 0
 
     def load(self, tensors: Iterable[tuple[str, Tensor]]) -> None:
         """Copy weights in place; ValueError where a tensor is missing, unknown or misshapen."""

@@ -19,6 +19,7 @@ from upslope.models.fused import Weights, fill
 from upslope.models.policy import Policy
 
 PASS_TOKENS = 4096  # of one prefill pass, padding included: bounds its activations
+WORTH = 8  # tokens that prompts must share for a root of their own
 MOST_COHORTS = 4  # each costs its own attention calls in every layer
 
 Attention = Callable[[int, Tensor, Tensor, Tensor], Tensor]
@@ -36,6 +37,7 @@ class Decoder:
         self.load(policy.tensors())
         self._cohorts: list[Cohort] = []
         self.flops = 0.0
+        self.shared = 0  # tokens that all prompts of the last prefill began with, computed once
         places = torch.arange(policy.context + 1, device=self._device)[None]
         with torch.no_grad():
             cos, sin = policy.model.model.rotary_emb(self._weights.embedding, places)
@@ -64,28 +66,41 @@ class Decoder:
     @torch.inference_mode()
     def prefill(self, prompts: Sequence[Sequence[int]], owner: Sequence[int]) -> Tensor:
         """Add rows continuing ``prompts[owner[row]]``; next-token logits [prompts, vocabulary]."""
-        w, count = self._weights, len(prompts)
+        w, count, root = self._weights, len(prompts), common_start(prompts)
         longest = max(2, *map(len, prompts))  # a one-row product rounds differently
-        padded = np.zeros((count, longest), dtype=np.int64)
+        rest = longest - root
+        padded = np.zeros((count, rest), dtype=np.int64)
         for row, prompt in enumerate(prompts):
-            padded[row, : len(prompt)] = prompt
+            padded[row, : len(prompt) - root] = prompt[root:]
         lengths = torch.tensor([len(p) for p in prompts], device=self._device)
         shape = (len(w.layers), count, w.kv, w.size, longest)
         keys = self._cos.new_empty(shape)
         values = keys.new_empty((*shape[:3], longest, w.size))
 
-        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            q, k, v = (x.view(count, longest, -1, w.size).transpose(1, 2) for x in (q, k, v))
-            keys[layer], values[layer] = k.transpose(-1, -2), v
-            out = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
-            return out.transpose(1, 2).reshape(count * longest, w.heads, w.size)
+        seen = torch.ones(rest, longest, dtype=torch.bool, device=self._device).tril(root)
 
-        position = torch.arange(longest, device=self._device).repeat(count)
-        x = self._trunk(torch.from_numpy(padded).to(self._device).view(-1), position, attend)
-        last = torch.arange(count, device=self._device) * longest + lengths - 1
+        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            shape = (count, rest, -1, w.size)
+            own_q, own_k, own_v = (x[root:].view(shape).transpose(1, 2) for x in (q, k, v))
+            if not root:
+                keys[layer], values[layer] = own_k.transpose(-1, -2), own_v
+                return attended(own_q, own_k, own_v, None)
+            q, k, v = (x[None, :root].transpose(1, 2) for x in (q, k, v))
+            all_k = torch.cat((k.expand(count, -1, -1, -1), own_k), 2)
+            all_v = torch.cat((v.expand(count, -1, -1, -1), own_v), 2)
+            keys[layer], values[layer] = all_k.transpose(-1, -2), all_v
+            return torch.cat((attended(q, k, v, None), attended(own_q, all_k, all_v, seen)))
+
+        places = torch.arange(longest, device=self._device)
+        position = torch.cat((places[:root], places[root:].repeat(count)))
+        tokens = torch.tensor(prompts[0][:root], dtype=torch.long)
+        tokens = torch.cat((tokens, torch.from_numpy(padded).view(-1))).to(self._device)
+        x = self._trunk(tokens, position, attend)
+        last = root + torch.arange(count, device=self._device) * rest + lengths - root - 1
         self._cohorts.append(Cohort(keys, values, lengths, torch.tensor(owner).to(self._device)))
-        pairs = count * longest**2
-        self.flops += self._cost.forward(count * longest, pairs, max(2, count))
+        pairs = root**2 + count * rest * longest
+        self.flops += self._cost.forward(len(tokens), pairs, max(2, count))
+        self.shared = root
         return self._logits(x[last])
 
     @torch.inference_mode()
@@ -165,6 +180,25 @@ class Decoder:
         x = self._normed(x, self._weights.norm).float()
         rows = x if len(x) > 1 else x.repeat(2, 1)
         return F.linear(rows, self._weights.head.float())[: len(x)]
+
+
+def common_start(prompts: Sequence[Sequence[int]]) -> int:
+    """How many first tokens all prompts share, less than any has; 0 where sharing saves little."""
+    if len(prompts) < 2:
+        return 0
+    ordered = sorted(map(tuple, prompts))
+    low, high = ordered[0], ordered[-1]  # all others lie between them
+    pairs = zip(low, high, strict=False)
+    same = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(low), len(high)))
+    shared = min(same, *(len(prompt) - 1 for prompt in prompts))
+    return shared if shared >= WORTH else 0
+
+
+def attended(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """[batch * token, head, size] of causal attention, or by a mask."""
+    causal = mask is None
+    out = F.scaled_dot_product_attention(q, k, v, mask, is_causal=causal, enable_gqa=True)
+    return out.transpose(1, 2).flatten(0, 1)
 
 
 def _rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
