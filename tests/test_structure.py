@@ -64,7 +64,7 @@ TABLE = {
     "plan": "models session stages torch",
     "trial": "* !plan !progress !cli",
     "cli": "*",
-    "": "launch? recipe? runs?",
+    "": "launch? machine? recipe? runs?",
 }
 # Lines of a file and of a function. ``types`` has every noun; ``parts`` is not an algorithm.
 LIMIT, LONGEST, ALGORITHM = 300, 60, 80

@@ -20,6 +20,9 @@ __version__ = "0.1.0"
 def train(recipe: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> Run:
     """Train a recipe (a TOML file, or its contents) and return its ``Run``; raises UserError."""
     # Imported here: ``import upslope`` must not wait for torch.
+    from upslope.machine import prepare_memory
+
+    prepare_memory()
     from upslope.launch import train_recipe
     from upslope.recipe import read
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from upslope import __version__
+from upslope.machine import prepare_memory
 from upslope.types import UserError
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def changed(run: Run) -> list[str]:
     if mended:
         lines += ["", "problems it now solves (greedy):"]
     for row in mended:
-        asked = str(row["messages"][0]["content"]).rstrip("\n").rsplit("\n", 1)[-1]
+        asked = " / ".join(str(row["messages"][0]["content"]).rsplit("\n\n", 1)[-1].split("\n"))
         lines.append(f"  {asked}  before: {first[row['problem']]['text']}  now: {row['text']}")
     lines += [
         "",
@@ -218,6 +219,7 @@ def options(
 
 def main() -> None:
     """Run a command; a user's mistake is one sentence and exit code 2."""
+    prepare_memory()
     try:
         app()
     except UserError as error:

@@ -120,7 +120,7 @@ async def prove_stage(session: Session, one: Built) -> list[Proof]:
         groups: Sequence[Group] = await source.groups(2, 0, one.algorithm.keep)
         return proofs + selfcheck.prove_gradient(learner, Batch.of(groups), one.algorithm)
     player = session.player(one)
-    size = min(one.stage.rollout.group, 4)
+    size = min(one.stage.rollout.group, 2)
     plays = [player.group(p, 0, size, session.recipe.seed, "check") for p in problems[:2]]
     groups = await asyncio.gather(*plays)
     for group in groups:

@@ -20,7 +20,7 @@ from upslope.models.packing import Packed, pack
 from upslope.models.policy import Policy
 from upslope.types import UserError
 
-CHUNK = 256
+CHUNK = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,8 +190,11 @@ class HeadLogprobs(torch.autograd.Function):
         norms, spread = torch.empty_like(logprobs), torch.zeros_like(logprobs)
         for part in torch.arange(len(states), device=states.device).split(CHUNK):
             logits = _logits(states[part], weight, bias, temperature[part])
-            norms[part] = logits.logsumexp(-1)
-            logprobs[part] = logits.gather(1, targets[part, None])[:, 0] - norms[part]
+            # The largest logit goes first: near 0 a float is finer than near the logits' size.
+            top = logits.amax(-1)
+            rest = (logits - top[:, None]).exp_().sum(-1).log_()
+            chosen = logits.gather(1, targets[part, None])[:, 0]
+            logprobs[part], norms[part] = (chosen - top) - rest, top + rest
             if entropy:
                 p = (logits - norms[part, None]).exp()
                 spread[part] = norms[part] - (p * logits).sum(-1)

@@ -36,7 +36,9 @@ class Layout:
 
     def to(self, device: torch.device) -> Layout:
         """The same on a device."""
-        moved: dict[str, Any] = {k: v.to(device) for k, v in vars(self).items() if isinstance(v, Tensor)}
+        moved: dict[str, Any] = {
+            k: v.to(device) for k, v in vars(self).items() if isinstance(v, Tensor)
+        }
         return replace(self, **moved)
 
     def pairs(self) -> tuple[int, int]:
