@@ -9,7 +9,6 @@ import resource
 import sys
 from pathlib import Path
 
-
 M_ARENA_MAX = -8  # glibc's name for the setting, from malloc.h
 
 
