@@ -81,14 +81,10 @@ def gradient(policy: Policy) -> torch.Tensor:
     return torch.cat(grads)
 
 
-@pytest.mark.parametrize("kind", CONFIGS)
-@pytest.mark.parametrize("share", [True, False])
-def test_values_and_gradients_equal_full_logits(kind, share, monkeypatch):
-    policy, batch = policy_of(kind), rows()
-    assert policy.packs == (kind != "windowed")
-    monkeypatch.setattr(attention, "shares_scores", lambda *_: share)
-    monkeypatch.setattr(logprobs, "CHUNK", 5)
-    got, entropy, _ = logprobs.token_logprobs(policy, **batch, entropy=True)
+def assert_equal_to_reference(
+    policy: Policy, batch: dict[str, torch.Tensor], got: torch.Tensor, entropy: torch.Tensor
+) -> None:
+    """Values, entropies and the gradient of a random mix of both."""
     mix = torch.randn(got.shape, generator=torch.Generator().manual_seed(2))
     ((got + 0.3 * entropy) * mix).sum().backward()
     grad = gradient(policy)
@@ -97,6 +93,17 @@ def test_values_and_gradients_equal_full_logits(kind, share, monkeypatch):
     torch.testing.assert_close(got, want, atol=2e-6, rtol=1e-5)
     torch.testing.assert_close(entropy, want_entropy, atol=2e-6, rtol=1e-5)
     torch.testing.assert_close(grad, gradient(policy), atol=2e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+@pytest.mark.parametrize("share", [True, False])
+def test_values_and_gradients_equal_full_logits(kind, share, monkeypatch):
+    policy, batch = policy_of(kind), rows()
+    assert policy.packs == (kind != "windowed")
+    monkeypatch.setattr(attention, "shares_scores", lambda *_: share)
+    monkeypatch.setattr(logprobs, "CHUNK", 5)
+    got, entropy, _ = logprobs.token_logprobs(policy, **batch, entropy=True)
+    assert_equal_to_reference(policy, batch, got, entropy)
 
 
 def test_a_shared_prompt_is_computed_once():
@@ -133,14 +140,7 @@ def test_what_all_rows_begin_with_is_computed_once_with_equal_numbers(kind, shar
         logprobs.token_logprobs(policy, **batch)
     if share:
         assert work.forward == pytest.approx(counted.get_total_flops(), rel=0.02)
-    mix = torch.randn(got.shape, generator=torch.Generator().manual_seed(2))
-    ((got + 0.3 * entropy) * mix).sum().backward()
-    grad = gradient(policy)
-    want, want_entropy = reference(policy, batch)
-    ((want + 0.3 * want_entropy) * mix).sum().backward()
-    torch.testing.assert_close(got, want, atol=2e-6, rtol=1e-5)
-    torch.testing.assert_close(entropy, want_entropy, atol=2e-6, rtol=1e-5)
-    torch.testing.assert_close(grad, gradient(policy), atol=2e-6, rtol=1e-4)
+    assert_equal_to_reference(policy, batch, got, entropy)
 
 
 def test_rows_do_not_see_each_other():
