@@ -8,7 +8,7 @@ export OMP_NUM_THREADS ?= 1
 .PHONY: quickstart test test-all test-parity lint bench clean
 
 quickstart: $(VENV)/.ready
-	OMP_NUM_THREADS= $(BIN)/upslope train recipes/quickstart.toml
+	env -u OMP_NUM_THREADS $(BIN)/upslope train recipes/quickstart.toml
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest -n 2 -m "not slow"
@@ -26,7 +26,7 @@ lint: $(VENV)/.dev
 	$(BIN)/mypy
 
 bench: $(VENV)/.ready
-	OMP_NUM_THREADS= $(BIN)/python benchmarks/quickstart.py runs/quickstart
+	env -u OMP_NUM_THREADS $(BIN)/python benchmarks/quickstart.py runs/quickstart
 
 # torch comes first and alone: resolved together with the rest, a looser pin may take a CUDA build.
 $(VENV)/.ready: pyproject.toml constraints.txt

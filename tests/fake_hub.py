@@ -10,7 +10,10 @@ COMMIT = "c" * 40
 
 
 class Hub(BaseHTTPRequestHandler):
-    """The one model owner/tiny, made of ``files``; ``failure`` answers in place of everything."""
+    """The one repository owner/tiny, model or data set, made of ``files``.
+
+    ``failure`` answers in place of everything.
+    """
 
     files: dict[str, bytes] = {}
     failure: tuple[int, str] | None = None
@@ -23,7 +26,7 @@ class Hub(BaseHTTPRequestHandler):
             status, code = self.failure or (404, "RepoNotFound")
             self.answer(status, b"{}", {"X-Error-Code": code})
         elif "/resolve/" in path:
-            name = path.rpartition("/")[2]
+            name = path.partition("/resolve/")[2].partition("/")[2]
             etag = hashlib.sha1(self.files[name]).hexdigest()
             self.answer(200, self.files[name], {"ETag": etag, "X-Repo-Commit": COMMIT})
         elif "/tree/" in path:

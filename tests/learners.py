@@ -14,6 +14,7 @@ from upslope.learner import Learner, Tally, frozen_copy
 from upslope.models.flops import cost_of
 from upslope.models.policy import Policy
 from upslope.settings import Learner as Settings
+from upslope.settings import Rollout
 
 
 def policy(vocabulary: int = 13, layers: int = 2, seed: int = 0) -> Policy:
@@ -65,10 +66,14 @@ def prepared(learner: Learner, algorithm: Any, of: Batch) -> Batch:
 
 
 def gradient(
-    learner: Learner, of: Batch, algorithm: Any, budget: int = 10_000, cap: float = 0.0
+    learner: Learner,
+    of: Batch,
+    algorithm: Any,
+    budget: int = 10_000,
+    correction: Rollout | None = None,
 ) -> tuple[torch.Tensor, Tally]:
     """The update's whole gradient in one row, and its tally; nothing is stepped."""
-    tally = learner.accumulate(of, algorithm, budget, cap)
+    tally = learner.accumulate(of, algorithm, budget, correction)
     parts = [p.grad.flatten() for p in learner.policy.model.parameters() if p.grad is not None]
     learner.optimiser.zero_grad()
     return (torch.cat(parts) if parts else torch.zeros(1)), tally

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -71,3 +72,9 @@ def group(
 def invalid(total: float = 0.0) -> Reward:
     """A reward that could not be given."""
     return Reward(total, valid=False, reason="the grader failed")
+
+
+def untimed(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of metrics without what a clock said."""
+    clocks = {"seconds", "cpu_seconds", "money"}
+    return [{k: v for k, v in r.items() if not clocks & set(k.split("/"))} for r in rows]

@@ -133,3 +133,34 @@ def test_a_group_sums_to_nothing(name):
 def test_declared_shapes_are_checked_in_tests():
     with pytest.raises(TypeCheckError):
         advantages.centred(torch.zeros(3), torch.zeros(2, dtype=torch.int64), torch.ones(3) > 0)
+
+
+def test_soft_overlong_punishment():
+    """DAPO's own numbers: of at most 14,000 tokens the last 2,000 cost up to 1."""
+    soft = advantages.Overlong(14_000, 2_000)
+    lengths = torch.tensor([0.0, 12_000.0, 12_500.0, 13_000.0, 14_000.0, 15_000.0])
+    assert soft.penalty(lengths).tolist() == [0.0, 0.0, 0.25, 0.5, 1.0, 1.0]
+    assert advantages.Overlong(mask=True).penalty(lengths).tolist() == [0.0] * 6
+    for limit, cache in ((14, 0), (0, 2), (2, 3), (-1, -1)):
+        with pytest.raises(ValueError, match=r"must lie between 1 and overlong\.limit"):
+            advantages.Overlong(limit, cache)
+
+
+def test_scaled_by_name():
+    rewards, group = torch.tensor([1.0, 0, 3, 5]), torch.tensor([7, 7, 2, 2])
+    valid = torch.ones(4, dtype=torch.bool)
+    for how, want in (
+        ("group", advantages.standardised),
+        ("batch", advantages.batch_standardised),
+        ("none", advantages.centred),
+    ):
+        given = (rewards, group, valid)
+        assert torch.equal(advantages.scaled(how, *given), want(*given))
+
+
+def test_mixed_groups_are_those_whose_valid_rewards_differ():
+    rewards = torch.tensor([1.0, 1.0, 1.0, 0.0, 0.1, 0.1, 0.1, 4.0])
+    group = torch.tensor([5, 3, 5, 3, 9, 9, 9, 9])
+    valid = torch.tensor([True] * 7 + [False])
+    want = [False, True, False, True, False, False, False, False]
+    assert advantages.mixed(rewards, group, valid).tolist() == want

@@ -9,10 +9,12 @@ import pytest
 import torch
 
 from records import group, invalid, problem, segment, trajectory
+from upslope.advantages import Overlong
 from upslope.algorithms import ALGORITHMS
 from upslope.algorithms.cispo import CISPO
 from upslope.algorithms.dr_grpo import DrGRPO
 from upslope.algorithms.grpo import GRPO
+from upslope.algorithms.gspo import GSPO
 from upslope.algorithms.reinforce import Reinforce
 from upslope.algorithms.rloo import RLOO
 from upslope.algorithms.sft import SFT
@@ -21,6 +23,7 @@ from upslope.components import build, find
 from upslope.losses import KL
 from upslope.types import Group
 
+GROUPED = ["cispo", "dr_grpo", "grpo", "gspo", "rloo"]
 GOLDEN = [1.0, 0.0, 0.0, 1.0]
 SIGNS = torch.tensor([1.0, -1, -1, 1])
 
@@ -50,6 +53,8 @@ def update_loss(algorithm, batch: Batch, logprobs: torch.Tensor) -> float:
         (CISPO(scale="none"), 0.5),
         # One group is the whole batch, so that its std is the group's.
         (CISPO(scale="batch"), 0.866024),
+        (GRPO(scale="none"), 0.5),
+        (GSPO(), 0.866024),
     ],
     ids=repr,
 )
@@ -58,7 +63,7 @@ def test_golden_advantages(algorithm, size):
     torch.testing.assert_close(got, size * SIGNS, atol=1e-6, rtol=0)
 
 
-@pytest.mark.parametrize("name", ["cispo", "dr_grpo", "grpo", "rloo"])
+@pytest.mark.parametrize("name", GROUPED)
 def test_a_trajectory_of_two_segments_votes_once(name):
     algorithm = build(find(ALGORITHMS, name, "algorithm"), {}, "algorithm")
     of = problem()
@@ -108,6 +113,127 @@ def test_grpo_loss_by_hand():
     assert update_loss(GRPO(clip_high=0.6), batch, now) == pytest.approx(
         ((-1.5 * a - 0.9 * a) / 2 + 0.8 * a) / 2, rel=1e-5
     )
+
+
+def test_gspo_clips_whole_replies():
+    # Log-ratios of 0.2 and 0 and of -0.3: ratios of e^0.1 and e^-0.3 for the replies.
+    batch = Batch.of([group([1.0, 0.0], [[4, 5], [6]])])
+    batch = replace(batch, advantages=GSPO().advantages(batch))
+    batch = replace(batch, old_logprobs=torch.where(batch.trained, -1.0, 0.0))
+    now = batch.old_logprobs.clone()
+    now[batch.trained] += torch.tensor([0.2, 0.0, -0.3])
+    a = 0.5 / (0.5**0.5 + 1e-6)
+    wide = GSPO(clip_low=0.5, clip_high=0.5)
+    assert update_loss(wide, batch, now) == pytest.approx(a * (np.exp(-0.3) - np.exp(0.1)) / 2)
+    narrow = update_loss(GSPO(), batch, now)
+    assert narrow == pytest.approx(a * ((1 - 3e-4) - (1 + 4e-4)) / 2, rel=1e-4)
+    _, metrics = GSPO().loss(Outputs(now), batch)
+    assert metrics["clip/share"][batch.trained].tolist() == [1.0, 1.0, 1.0]
+    _, metrics = GSPO(clip_high=0.2).loss(Outputs(now), batch)
+    assert metrics["clip/share"][batch.trained].tolist() == [0.0, 0.0, 1.0]
+
+
+SILENT = [
+    group([1.0, 0.0, 0.0], [[4, 5], [6], [7]], id="mixed"),
+    group([1.0, 1.0], [[4], [5, 6, 7]], id="silent"),
+    group([0.0, 0.5], [[4], [5]], id="other"),
+]
+
+
+@pytest.mark.parametrize("name", GROUPED)
+def test_dropped_groups_are_as_if_they_had_not_been_played(name):
+    counting, dropping, sampling = (
+        build(find(ALGORITHMS, name, "algorithm"), {"zero_variance": how}, "algorithm")
+        for how in ("count", "drop", "resample")
+    )
+    whole, fewer = Batch.of(SILENT), Batch.of([SILENT[0], SILENT[2]])
+    whole = replace(whole, advantages=dropping.advantages(whole))
+    fewer = replace(fewer, advantages=counting.advantages(fewer))
+    rows, width = torch.tensor([0, 1, 2, 5, 6]), fewer.tokens.shape[1]
+    torch.testing.assert_close(whole.advantages[rows, :width], fewer.advantages)
+    got = dropping.weights(whole)
+    torch.testing.assert_close(got[rows, :width], counting.weights(fewer))
+    assert (got[3:5] == 0).all()
+    weights = counting.weights(whole)
+    assert (weights[3:5][whole.trained[3:5]] > 0).all()
+    assert [sampling.keep(g) for g in SILENT] == [True, False, True]
+    assert all(which.keep(g) for which in (counting, dropping) for g in SILENT)
+    assert torch.equal(sampling.weights(whole), weights)
+    with pytest.raises(ValueError, match="needs advantages"):
+        dropping.weights(replace(whole, advantages=None))
+
+
+def test_invalid_members_do_not_make_a_group_worth_keeping():
+    sampling = GRPO(zero_variance="resample")
+    assert not sampling.keep(group([1.0, invalid(0.0), 1.0]))
+    assert sampling.keep(group([1.0, invalid(0.0), 0.0]))
+
+
+def cut(rewards: list[float], which: set[int]) -> Group:
+    """A group of which some members met the length limit."""
+    whole = group(rewards, [[4, 5], [6], [7, 8, 9], [4]])
+    plays = [
+        replace(t, turns=(replace(t.turns[0], stop_reason="length"),)) if i in which else t
+        for i, t in enumerate(whole.trajectories)
+    ]
+    return replace(whole, trajectories=tuple(plays))
+
+
+@pytest.mark.parametrize("name", [*GROUPED, "reinforce"])
+def test_masked_trajectories_leave_the_loss_and_vote_all_the_same(name):
+    plain, masking = (
+        build(find(ALGORITHMS, name, "algorithm"), {"overlong": {"mask": m}}, "algorithm")
+        for m in (False, True)
+    )
+    batch = Batch.of([cut(GOLDEN, {2, 3})])
+    assert batch.truncated.tolist() == [False, False, True, True]
+    votes, kept = (a.advantages(batch) for a in (plain, masking))
+    assert torch.equal(kept[:2], votes[:2])
+    assert (votes[2:][batch.trained[2:]] != 0).all() or name == "reinforce"
+    assert (kept[2:] == 0).all()
+    rest = batch.rows(torch.tensor([0, 1]))
+    got = masking.weights(replace(batch, advantages=kept))
+    assert (got[2:] == 0).all()
+    torch.testing.assert_close(got[:2, : rest.tokens.shape[1]], plain.weights(rest))
+
+
+def test_length_is_punished_before_the_baseline():
+    # Replies of 2, 1, 3 and 1 tokens; beyond 1 token half a point each, from 3 on 1.
+    soft = DrGRPO(overlong=Overlong(limit=3, cache=2))
+    rewards = torch.tensor([1.0, 0.0, 0.0, 1.0]) - torch.tensor([0.5, 0.0, 1.0, 0.0])
+    got = per_row(soft, Batch.of([cut(GOLDEN, set())]))
+    torch.testing.assert_close(got, rewards - rewards.mean())
+    assert "equal_rewards_no_signal" not in soft.claims
+
+
+@pytest.mark.parametrize("name", [*GROUPED, "reinforce"])
+def test_an_entropy_bonus_is_paid_per_token_and_named(name):
+    settings = {"entropy": {"coefficient": 0.3}}
+    algorithm = build(find(ALGORITHMS, name, "algorithm"), settings, "algorithm")
+    assert algorithm.reads == {"logprobs", "entropy"}
+    batch = Batch.of([group([0.0, 0.0], [[4, 5], [6]])], algorithm.start())
+    now = torch.where(batch.trained, -1.0, 0.0)
+    batch = replace(batch, old_logprobs=now, advantages=torch.zeros(now.shape))
+    entropy = torch.arange(10.0).view(2, 5).requires_grad_()
+    loss, metrics = algorithm.loss(Outputs(now, entropy), batch)
+    torch.testing.assert_close(loss, -0.3 * entropy)
+    assert torch.equal(metrics["entropy/mean"], entropy.detach())
+    assert metrics["entropy/coefficient"].unique().item() == pytest.approx(0.3)
+    with pytest.raises(ValueError, match="needs the entropy"):
+        algorithm.loss(Outputs(now), batch)
+
+
+@pytest.mark.parametrize("name", [*GROUPED, "reinforce"])
+def test_an_adaptive_bonus_is_in_the_algorithms_state(name):
+    settings = {"entropy": {"target": 0.5, "step": 0.01}}
+    algorithm = build(find(ALGORITHMS, name, "algorithm"), settings, "algorithm")
+    state = algorithm.start()
+    for entropy, paid in ((0.2, 0.01), (0.4, 0.02), (0.6, 0.0), (0.5, 0.0)):
+        state = algorithm.advance(state, {"entropy/mean": entropy, "reward/mean": 0.0})
+        batch = replace(Batch.of([group([0.0, 0.0])], state), old_logprobs=torch.zeros(2, 6))
+        batch = replace(batch, advantages=torch.zeros(2, 6))
+        _, metrics = algorithm.loss(Outputs(torch.zeros(2, 6), torch.ones(2, 6)), batch)
+        assert metrics["entropy/coefficient"].unique().item() == pytest.approx(paid)
 
 
 def test_dr_grpo_divides_by_its_configured_length_whatever_the_padding():
@@ -187,7 +313,7 @@ def test_kl_in_the_reward_is_taken_off_before_the_baseline(kind):
 
 
 @pytest.mark.parametrize("kind", ["k2", "k3"])
-@pytest.mark.parametrize("name", ["cispo", "dr_grpo", "grpo", "reinforce", "rloo"])
+@pytest.mark.parametrize("name", [*GROUPED, "reinforce"])
 def test_kl_in_the_loss_is_added_per_token_and_acts_without_reward(name, kind):
     settings = {"kl": {"coefficient": 0.5, "kind": kind}}
     algorithm = build(find(ALGORITHMS, name, "algorithm"), settings, "algorithm")
@@ -209,7 +335,8 @@ def test_kl_in_the_loss_is_added_per_token_and_acts_without_reward(name, kind):
 
 def test_needs_and_claims_follow_the_kl():
     for plain, loss, reward in [
-        (c(), c(kl=KL(0.1)), c(kl=KL(0.1, "k1", "reward"))) for c in (GRPO, DrGRPO, CISPO, RLOO)
+        (c(), c(kl=KL(0.1)), c(kl=KL(0.1, "k1", "reward")))
+        for c in (GRPO, GSPO, DrGRPO, CISPO, RLOO)
     ]:
         assert plain.needs == frozenset()
         assert loss.needs == {"ref_logprobs"}
@@ -225,6 +352,8 @@ def test_needs_and_claims_follow_the_kl():
     ("make", "said"),
     [
         (lambda: DrGRPO(length=0), "length must be at least 1"),
+        (lambda: RLOO(length=0), "length must be at least 1"),
+        (lambda: GRPO(overlong=Overlong(limit=3)), "overlong.cache=0 must lie between 1 and"),
         (lambda: Reinforce(decay=1.5), "decay must be between 0 and 1"),
         (lambda: GRPO(kl=KL(0.1, "k1", "loss")), "expected gradient of 0"),
     ],

@@ -9,8 +9,10 @@ import pytest
 import torch
 
 from upslope import losses
+from upslope.advantages import Overlong
 from upslope.algorithms import ALGORITHMS
 from upslope.algorithms.grpo import GRPO
+from upslope.algorithms.gspo import GSPO
 from upslope.algorithms.reinforce import Reinforce
 from upslope.batch import CLAIMS, Batch, Outputs
 from upslope.batteries import check_algorithm
@@ -22,9 +24,22 @@ KLS: list[dict[str, Any]] = [
     {"kl": {"coefficient": 0.1, "kind": "k3"}},
     {"kl": {"coefficient": 0.1, "kind": "k1", "place": "reward"}},
 ]
+GROUPED = ["cispo", "dr_grpo", "grpo", "gspo", "rloo"]
 CASES = [(name, kl) for name in ALGORITHMS for kl in KLS if name != "sft" or not kl]
 CASES += [("rloo", {"aggregation": "constant", "length": 7}), ("sft", {"aggregation": "sequence"})]
 CASES += [("grpo", {"aggregation": "token"}), ("grpo", {"aggregation": "prompt"})]
+CASES += [(name, {"zero_variance": how}) for name in GROUPED for how in ("drop", "resample")]
+CASES += [(name, {"overlong": {"mask": True}, "zero_variance": "drop"}) for name in GROUPED]
+CASES += [
+    ("grpo", {"overlong": {"limit": 6, "cache": 3}}),
+    ("reinforce", {"overlong": {"mask": True}}),
+]
+CASES += [(name, {"entropy": {"coefficient": 0.1}}) for name in ("gspo", "reinforce")]
+CASES += [(name, {"entropy": {"target": 0.5}}) for name in ("cispo", "reinforce")]
+CASES += [
+    ("grpo", {"kl": {"coefficient": 0.1, "kind": k, "corrected": True}}) for k in ("k1", "k2")
+]
+CASES += [("grpo", {"scale": "batch"}), ("gspo", {"scale": "none"})]
 CASES += [("cispo", {"scale": "batch"}), ("cispo", {"scale": "none"}), ("reinforce", {"decay": 0})]
 
 
@@ -35,6 +50,13 @@ def test_every_algorithm_passes(name, settings):
     for claim, sentence in CLAIMS.items():
         assert (sentence in proven) == (claim in algorithm.claims)
     assert "any split, order, padding and ids give one gradient" in proven
+
+
+@pytest.mark.parametrize("settings", [{"entropy": {"target": 1.0}}, {"kl": {"coefficient": 0.1}}])
+@pytest.mark.parametrize("name", [*GROUPED, "reinforce"])
+def test_what_moves_rows_without_signal_is_not_claimed_to_be_silent(name, settings):
+    algorithm = build(find(ALGORITHMS, name, "algorithm"), settings, "algorithm")
+    assert algorithm.claims <= {"equal_rewards_no_signal"}
 
 
 # Faults in algorithms, each a small change to a right one.
@@ -54,6 +76,21 @@ class PerMicroBatch(GRPO):
     def loss(self, out: Outputs, batch: Batch) -> Any:
         loss, metrics = super().loss(out, batch)
         return loss / batch.trained.sum(), metrics
+
+
+@dataclass(frozen=True)
+class SplitsTrajectories(GSPO):
+    """Its ratio runs over a trajectory that a micro-batch may split."""
+
+    couples = "row"
+
+
+@dataclass(frozen=True)
+class Punishes(GRPO):
+    """Forgets that a length penalty is a signal of its own."""
+
+    overlong: Overlong = Overlong(6, 3)
+    claims = frozenset({"equal_rewards_no_signal"})
 
 
 @dataclass(frozen=True)
@@ -194,6 +231,8 @@ class Unfinished:
 FAULTS = [
     (ByStride(), "with the order of rows"),
     (PerMicroBatch(), "batch is split"),
+    (SplitsTrajectories(), "batch is split"),
+    (Punishes(), "gives rewards of"),
     (PaddedMean(), "padding"),
     (TrainsThePrompt(), "weights are not 0 on tokens that are not trained"),
     (AdvantageOnThePrompt(), "advantages are not 0 on tokens that are not trained"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 from collections.abc import Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -23,11 +24,24 @@ SMALL = {"train": 30, "test": 10}
 
 
 @pytest.mark.parametrize("name", ENVS)
-def test_every_env_passes(name):
-    env = build(find(ENVS, name, "env"), SMALL, "env")
+def test_every_env_passes(name, tmp_path):
+    settings = {**SMALL, "name": "chain_sum"} if name == "reasoning_gym" else SMALL
+    if name == "math":
+        settings = {"path": str(quotients(tmp_path / "quotients.jsonl"))}
+    env = build(find(ENVS, name, "env"), settings, "env")
     proven = {proof.claim: proof.seen for proof in check_env(env, problems=2)}
     assert proven["solutions earn the most, empty replies do not"] == "6 of 6 problems have one"
     assert proven["rewards survive garbage"] == f"{len(GARBAGE)} kinds"
+
+
+def quotients(path):
+    """Questions in MATH's form, enough for every split."""
+    rows = [
+        {"problem": f"What is {n}/7?", "solution": rf"It is $\boxed{{\frac{{{n}}}{{7}}}}$."}
+        for n in range(100)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
 
 
 @pytest.mark.parametrize("form", ["text", "chat"])
@@ -201,7 +215,7 @@ ENV_FAULTS = [
 
 
 def test_the_env_that_faults_are_seeded_into_passes():
-    assert len(check_env(Right(), problems=1)) == 6
+    assert len(check_env(Right(), problems=1)) == 7
 
 
 @pytest.mark.parametrize(("env", "said"), ENV_FAULTS, ids=lambda x: type(x).__name__)

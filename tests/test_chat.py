@@ -43,6 +43,18 @@ def test_ladder_prompt() -> None:
     assert chat.tokenizer.decode(chat.encode([user("2+2")])) == "<|user|>2+2<|assistant|>"
 
 
+def test_a_reply_ends_as_the_template_ends_it_and_not_as_a_text_does() -> None:
+    sound = chatml()
+    tokenizer = sound.tokenizer
+    tokenizer.eos_token = "<unk>"  # what ends a text; a turn still ends with ChatML's own
+    end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    chat = Chat(tokenizer, [tokenizer.eos_token_id, end])
+    assert tokenizer.eos_token_id != end
+    assert chat.reply("ab", ())[-1] == end
+    tokenizer.chat_template = None
+    assert Chat(tokenizer, [tokenizer.eos_token_id, end]).reply("ab", ())[-1] != end
+
+
 def test_a_tokenizer_without_a_template_is_refused_in_a_sentence() -> None:
     tokenizer = ladder.tokenizer()
     tokenizer.chat_template = None

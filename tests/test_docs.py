@@ -1,6 +1,7 @@
 """What README.md and docs/ say is true: examples run, commands parse, pages are complete.
 
-A code block whose first line is ``# name.py`` or ``# name.toml`` is that file, for other blocks.
+A code block whose first line is ``# name.py`` or ``# name.toml`` is that file, for other blocks, and
+so is one whose fence names it. What a command trains is made small; nothing else is changed.
 """
 
 from __future__ import annotations
@@ -8,71 +9,84 @@ from __future__ import annotations
 import re
 import runpy
 import shlex
+import tomllib
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import typer.main
+from typer.testing import CliRunner
 
 import upslope
+import upslope.recipe
 from plays import chatml
 from upslope.cli import app
+from upslope.demonstrations import read_demonstrations
 from upslope.ledger import PHASES
 from upslope.measures import rollout_metrics
-from upslope.recipe import read
+from upslope.recipe import Recipe, read
 from upslope.runs import Run
 from upslope.sources import spoken
 from upslope.stages import built
-from upslope.trial import check_component
 from upslope.types import Group, Problem, Reward
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-TEXTS = {page.name: page.read_text(encoding="utf-8") for page in PAGES}
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+TEXTS = {str(page.relative_to(ROOT)): page.read_text(encoding="utf-8") for page in PAGES}
 BLOCKS = [
-    (name, kind, code)
+    (name, kind, named, code)
     for name, text in TEXTS.items()
-    for kind, code in re.findall(r"^```(\w+)\n(.*?)^```", text, re.M | re.S)
+    for kind, named, code in re.findall(r"^```(\w+)(?: (\S+))?\n(.*?)^```", text, re.M | re.S)
 ]
 FILE = re.compile(r"# (\w+\.(?:py|toml))\n")
+FILES = {
+    named or first[1]: code
+    for _, _, named, code in BLOCKS
+    if (first := FILE.match(code)) or named
+}
 COMMANDS = [
-    shlex.split(line, comments=True)[1:]
-    for _, kind, code in BLOCKS
+    (page, tuple(shlex.split(line, comments=True)[1:]))
+    for page, kind, _, code in BLOCKS
     if kind == "sh"
     for line in code.splitlines()
     if line.startswith("upslope ")
 ]
+GENERATED: Any = runpy.run_path(str(ROOT / "docs" / "generate.py"))["pages"]()
 SMALL = {
     "model": "ladder:0.1m",
     "runs": "runs",
     "machine": {"threads": 1},
     "rollout": {"problems": 2, "group": 2, "max_tokens": 3},
-    "evaluation": {"problems": 4},
+    "evaluation": {"problems": 4, "samples": 2},
     "check": {"problems": 1},
     "stop": {"steps": 2},
 }
-SHRUNK = [
-    "model=ladder:0.1m",
-    "machine.threads=1",
-    "rollout.group=2",
-    "evaluation.problems=4",
-    "stage.sft.rollout.problems=2",
-    "stage.rl.rollout.problems=2",
-    "stage.sft.stop.steps=1",
-    "stage.rl.stop.steps=1",
-]
+SMALL_RUN = ("model=ladder:0.1m", "machine.threads=1", "check.problems=1", "evaluation.problems=4")
+SMALL_STAGE = ("rollout.problems=2", "rollout.group=2", "rollout.max_tokens=3", "stop.steps=1")
 WARM = {"name": "sft", "algorithm": {"type": "sft"}, "source": {"type": "recorded"}}
 
 
 @pytest.fixture
 def examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working directory with every file that the pages give."""
-    for _, _, code in BLOCKS:
-        if named := FILE.match(code):
-            (tmp_path / named[1]).write_text(code, encoding="utf-8")
+    for name, code in FILES.items():
+        (tmp_path / name).write_text(code, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+def shrunk(recipe: str) -> list[str]:
+    """Overrides under which a page's recipe takes a moment."""
+    tables = tomllib.loads(FILES[recipe]).get("stage", [])
+    stages = [f"stage.{table['name']}." for table in tables] or [""]
+    return [*SMALL_RUN, *(f"{stage}{change}" for stage in stages for change in SMALL_STAGE)]
+
+
+def test_every_file_is_given_once() -> None:
+    named = [n or FILE.match(code)[1] for _, _, n, code in BLOCKS if n or FILE.match(code)]  # type: ignore[index]
+    assert sorted(named) == sorted(FILES)
 
 
 def test_python_blocks_run(examples: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,35 +94,45 @@ def test_python_blocks_run(examples: Path, monkeypatch: pytest.MonkeyPatch) -> N
     trained: list[Run] = []
 
     def train(recipe: str, overrides: list[str]) -> Run:
-        trained.append(real(recipe, [*overrides, *SHRUNK]))
+        trained.append(real(recipe, [*overrides, *shrunk(recipe)]))
         return trained[-1]
 
     real = upslope.train
     monkeypatch.setattr(upslope, "train", train)
-    for _, kind, code in BLOCKS:
+    for _, kind, _, code in BLOCKS:
         if kind == "python" and not FILE.match(code):
             exec(compile(code, "<docs>", "exec"), {"__name__": "docs"})
-    assert [run.result() is not None for run in trained] == [True]
+    assert [run.result() is not None for run in trained] == [True, True]
 
 
-def test_the_example_algorithm_and_env_are_sound_and_train_together(examples: Path) -> None:
+@pytest.mark.parametrize("part", ["better", "backwards", "brief", "plain"])
+def test_the_example_of_each_part_trains(part: str, examples: Path) -> None:
     assert callable(upslope.train)  # though a module of the package has that name, too
-    check_component("better.py:Better", [])
-    check_component("backwards.py:Backwards", ["letters=5"])
-    stages = [WARM, {"name": "rl", "algorithm": {"type": "better.py:Better"}}]
-    run = upslope.train({**SMALL, "env": {"type": "backwards.py:Backwards"}, "stage": stages})
-    assert [row["stage"] for row in run.metrics()] == ["sft", "sft", "rl", "rl"]
+    recipe = f"with_{part}.toml"
+    run = upslope.train(recipe, shrunk(recipe))
+    assert f"{part}.py:" in (run.path / "recipe.toml").read_text(encoding="utf-8")
+    assert run.metrics()[-1]["groups/used"] == 2
 
 
-def test_toml_blocks_are_recipes(examples: Path) -> None:
-    recipes = sorted(examples.glob("*.toml"))
-    assert recipes
-    for path in recipes:
-        assert built(read(path))
+def test_toml_blocks_are_recipes_or_parts_of_one(examples: Path) -> None:
+    for page, kind, _, code in BLOCKS:
+        if kind == "toml":
+            given = tomllib.loads(code)
+            whole = {"preset", "stage", "algorithm"} & set(given)
+            learned = {} if whole else {"algorithm": {"type": "grpo"}}
+            base = {"model": "ladder:0.1m", "env": {"type": "arithmetic"}, **learned}
+            if page.startswith("docs/reference/presets") and "env" not in given:
+                base |= {"rollout": {"problems": 8}}
+            assert built(read({**base, **given})), page
 
 
-@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
-def test_commands_parse(words: list[str], examples: Path) -> None:
+def test_recorded_replies_are_read(examples: Path) -> None:
+    shown = read_demonstrations(examples / "replies.jsonl")
+    assert [one.reply for one in shown] == ["46", "46"]
+
+
+@pytest.mark.parametrize("words", [words for _, words in COMMANDS], ids=" ".join)
+def test_commands_parse(words: Sequence[str], examples: Path) -> None:
     """Names, options and arguments of the real command line; nothing is run."""
     group = typer.main.get_group(app)
     context = group.make_context("upslope", list(words))
@@ -119,9 +143,37 @@ def test_commands_parse(words: list[str], examples: Path) -> None:
         built(read(given["recipe"], given["overrides"] or []))
 
 
+CHECKS = [words for page, words in COMMANDS if page.startswith("docs/add-") and words[0] == "check"]
+
+
+@pytest.mark.parametrize("words", dict.fromkeys(CHECKS), ids=" ".join)
+def test_the_checks_of_parts_pass(words: Sequence[str], examples: Path) -> None:
+    said = CliRunner().invoke(app, [*words])
+    assert said.exception is None, said.exception
+    assert said.output.count("proven: ") > 4
+
+
+def test_the_quickstart_word_for_word(examples: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its commands, in their order, on small numbers; Ctrl-C is what came before a resumed run."""
+
+    def small(recipe: str, overrides: Sequence[str] = ()) -> Recipe:
+        return read(recipe, [*overrides, *shrunk(recipe), "env.train=40", "env.test=4"])
+
+    monkeypatch.setattr(upslope.recipe, "read", small)
+    for page, words in COMMANDS:
+        if page == "docs/quickstart.md":
+            if "--resume" in words:
+                (examples / "runs" / "first" / "result.json").unlink()
+            said = CliRunner().invoke(app, [*words], input="7 30=37:\n")
+            assert said.exception is None, (words, said.exception)
+            assert said.output
+    runs = {path.parent.name for path in examples.glob("runs/*/result.json")}
+    assert runs == {"first", "rloo"}
+
+
 def test_every_command_is_shown_and_every_command_named_exists() -> None:
     known = set(typer.main.get_group(app).commands)
-    assert {words[0] for words in COMMANDS} == known
+    assert {words[0] for _, words in COMMANDS} == known
     for text in TEXTS.values():
         assert set(re.findall(r"`upslope (\w+)", text)) <= known
 
@@ -134,18 +186,26 @@ def test_make_targets_exist() -> None:
 
 def test_links_lead_somewhere() -> None:
     for page in PAGES:
-        for target in re.findall(r"\]\(([^)#]+)\)", TEXTS[page.name]):
-            assert "://" in target or (page.parent / target).exists(), f"{page.name}: {target}"
+        text = TEXTS[str(page.relative_to(ROOT))]
+        for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", text):
+            assert "://" in target or (page.parent / target).exists(), f"{page}: {target}"
 
 
 def test_nothing_is_left_to_be_filled_in() -> None:
     assert [name for name, text in TEXTS.items() if "{{" in text] == []
 
 
-def test_settings_page_is_the_codes() -> None:
+@pytest.mark.parametrize("page", GENERATED)
+def test_generated_pages_are_the_codes(page: str) -> None:
     """Cure: python docs/generate.py."""
-    made: Any = runpy.run_path(str(ROOT / "docs" / "generate.py"))["page"]
-    assert TEXTS["settings.md"] == made()
+    if page.endswith("reasoning_gym.md"):
+        pytest.importorskip("reasoning_gym")
+    assert TEXTS[f"docs/{page}"] == GENERATED[page](), "run python docs/generate.py"
+
+
+def test_every_page_of_the_reference_is_generated() -> None:
+    pages = {name.removeprefix("docs/") for name in TEXTS if name.startswith("docs/reference/")}
+    assert pages == set(GENERATED) - {"settings.md"}
 
 
 def test_metrics_page_has_what_runs_write_and_nothing_else(
@@ -153,7 +213,7 @@ def test_metrics_page_has_what_runs_write_and_nothing_else(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     written = names_of(trained()) | names_of(odd(tmp_path)) | set(costly())
-    listed = re.findall(r"^\| `(\w+/[^`]+)` \|", TEXTS["metrics.md"], re.M)
+    listed = re.findall(r"^\| `(\w+/[^`]+)` \|", TEXTS["docs/metrics.md"], re.M)
     patterns = {name: re.compile(re.sub(r"<\w+>", "[^/]+", name)) for name in listed}
     unlisted = [n for n in written if not any(p.fullmatch(n) for p in patterns.values())]
     unwritten = [name for name, p in patterns.items() if not any(map(p.fullmatch, written))]
@@ -161,15 +221,17 @@ def test_metrics_page_has_what_runs_write_and_nothing_else(
 
 
 def test_metrics_page_has_every_phase() -> None:
-    phases = re.findall(r"^\| `(\w+)` \|", TEXTS["metrics.md"], re.M)
+    phases = re.findall(r"^\| `(\w+)` \|", TEXTS["docs/metrics.md"], re.M)
     assert phases == list(PHASES)
 
 
 def trained() -> Run:
-    """SFT, then GRPO with a KL: between them they write whatever a run usually writes."""
-    rl = {"name": "rl", "algorithm": {"type": "grpo", "kl": {"coefficient": 0.1}}}
-    env = {"type": "arithmetic", "digits": 1}
-    return upslope.train({**SMALL, "env": env, "stage": [WARM, rl]})
+    """SFT, then stale GRPO of two envs with all penalties: they write what a run usually does."""
+    penalties = {"kl": {"coefficient": 0.1}, "entropy": {"coefficient": 0.01}}
+    rl = {"name": "rl", "algorithm": {"type": "grpo", **penalties}}
+    rl |= {"rollout": {"max_staleness": 1}, "source": {"type": "rollouts", "retire": 0.9}}
+    envs = [{"type": "arithmetic", "digits": n, "label": f"of-{n}"} for n in (1, 2)]
+    return upslope.train({**SMALL, "env": envs, "stage": [WARM, rl]})
 
 
 def odd(folder: Path) -> Run:

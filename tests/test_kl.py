@@ -27,6 +27,17 @@ class Softmax:
         """E over the policy's own samples of the estimator, sampling not differentiated."""
         return (self.logp.exp().detach() * losses.kl(self.logp[None], self.ref[None], kind)).sum()
 
+    def corrected(self, kind: losses.KLKind, old: torch.Tensor) -> torch.Tensor:
+        """E over the samples of an old policy of the corrected estimator."""
+        each = losses.corrected_kl(self.logp[None], old[None], self.ref[None], kind)
+        return (old.exp() * each).sum()
+
+    def other(self) -> torch.Tensor:
+        """An old policy that is not this one."""
+        draw = torch.Generator().manual_seed(9)
+        apart = torch.randn(6, generator=draw, dtype=torch.float64)
+        return (self.logits.detach() + apart).log_softmax(-1)
+
     def reverse(self) -> torch.Tensor:
         """KL(pi || ref)"""
         return (self.logp.exp() * (self.logp - self.ref)).sum()
@@ -58,6 +69,32 @@ def test_k3_as_a_loss_descends_kl_of_reference_to_policy():
     table = Softmax()
     want = table.gradient(table.forward())
     torch.testing.assert_close(table.gradient(table.expected("k3")), want, atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("stale", [False, True])
+@pytest.mark.parametrize("kind", ["k1", "k2", "k3"])
+def test_corrected_kl_descends_kl_of_policy_to_reference_whoever_sampled(kind, stale):
+    table = Softmax()
+    old = table.other() if stale else table.logp.detach()
+    want = table.gradient(table.reverse())
+    got = table.corrected(kind, old)
+    if kind != "k2":
+        assert got.item() == pytest.approx(table.reverse().item(), abs=1e-12)
+    torch.testing.assert_close(table.gradient(got), want, atol=1e-12, rtol=0)
+
+
+def test_plain_kl_off_policy_descends_neither():
+    """And k3 weighed by sg(rho) stays KL(ref || pi): why the gradient has to go through rho."""
+    table = Softmax()
+    old = table.other()
+    reverse, forward = table.gradient(table.reverse()), table.gradient(table.forward())
+    for kind in ("k2", "k3"):
+        plain = (old.exp() * losses.kl(table.logp[None], table.ref[None], kind)).sum()
+        got = table.gradient(plain)
+        assert min((got - reverse).norm(), (got - forward).norm()) > 0.1 * reverse.norm()
+    rho = (table.logp - old).exp().detach()
+    held = (old.exp() * rho * losses.kl(table.logp[None], table.ref[None], "k3")).sum()
+    torch.testing.assert_close(table.gradient(held), forward, atol=1e-12, rtol=0)
 
 
 def test_k1_in_the_reward_descends_kl_of_policy_to_reference():
@@ -109,6 +146,9 @@ def test_with_no_reward_the_kl_falls(kind):
 def test_k1_as_a_loss_is_refused():
     with pytest.raises(ValueError, match="expected gradient of 0"):
         losses.KL(0.1, "k1", "loss")
+    assert losses.KL(0.1, "k1", "loss", corrected=True).in_loss
+    with pytest.raises(ValueError, match="a reward has none"):
+        losses.KL(0.1, "k1", "reward", corrected=True)
     with pytest.raises(ValueError, match="negative"):
         losses.KL(-0.1)
     assert losses.KL(0.1, "k1", "reward").in_reward

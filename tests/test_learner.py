@@ -15,15 +15,17 @@ import torch.nn.functional as F
 from counting import counter
 from learners import a_learner, gradient, plain, policy, prepared, shifted
 from records import group, invalid, problem, segment, trajectory
+from upslope.advantages import Overlong
 from upslope.algorithms.cispo import CISPO
 from upslope.algorithms.dr_grpo import DrGRPO
 from upslope.algorithms.grpo import GRPO
+from upslope.algorithms.gspo import GSPO
 from upslope.algorithms.reinforce import Reinforce
 from upslope.algorithms.rloo import RLOO
 from upslope.algorithms.sft import SFT
 from upslope.batch import Batch
 from upslope.learner import Learner
-from upslope.losses import KL
+from upslope.losses import KL, Entropy
 from upslope.settings import Learner as Settings
 from upslope.settings import Rollout
 from upslope.train import optimise
@@ -40,6 +42,9 @@ ALGORITHMS = [
     SFT(),
     GRPO(kl=KL(0.2, "k3")),
     RLOO(kl=KL(0.2, "k1", "reward")),
+    GSPO(),
+    GRPO(zero_variance="drop", overlong=Overlong(mask=True)),
+    GRPO(entropy=Entropy(0.1)),
 ]
 
 
@@ -161,16 +166,16 @@ class Recorder:
 
     def __init__(self) -> None:
         self.parts: list[Batch] = []
-        self.caps: list[float] = []
+        self.corrections: list[Rollout | None] = []
         self.filled: list[str] = []
 
     def fill(self, of: Batch, columns: list[str]) -> Batch:
         self.filled = list(columns)
         return replace(of, **{name: torch.full(of.tokens.shape, -0.5) for name in columns})
 
-    def update(self, of: Batch, algorithm: Any, cap: float) -> dict[str, float]:
+    def update(self, of: Batch, algorithm: Any, correction: Rollout | None) -> dict[str, float]:
         self.parts.append(of)
-        self.caps.append(cap)
+        self.corrections.append(correction)
         return {"ratio/mean": 1.0}
 
 
@@ -203,29 +208,60 @@ def test_only_the_first_update_at_staleness_zero_has_live_old_logprobs():
     seen = optimised(updates=2, epochs=2)
     assert seen.filled == ["old_logprobs"]
     assert [p.old_logprobs is None for p in seen.parts] == [True, False, False, False]
-    assert seen.caps == [0.0] * 4
+    assert seen.corrections == [None] * 4
     assert optimised().filled == []  # one update needs no extra pass
 
 
 def test_both_corrections_of_staleness():
-    decoupled = optimised(Rollout(max_staleness=2, importance_cap=3.0))
+    rollout = Rollout(max_staleness=2, importance_cap=3.0)
+    decoupled = optimised(rollout)
     assert decoupled.filled == ["old_logprobs"]
     assert (decoupled.parts[0].old_logprobs == -0.5).all()
-    assert decoupled.caps == [3.0]
-    (bypass,) = optimised(Rollout(max_staleness=2, correction="bypass")).parts
+    assert decoupled.corrections == [rollout]
+    seen = optimised(Rollout(max_staleness=2, correction="bypass"))
+    (bypass,) = seen.parts
+    assert seen.corrections == [None]
     assert torch.equal(bypass.old_logprobs, bypass.engine_logprobs)
 
 
-def test_tokens_are_weighed_by_old_over_engine_up_to_the_cap():
+WEIGHTS = {  # of log-ratios of log 3, log 1.5 and log 0.25
+    Rollout(importance_cap=2.0): (2.0, 1.5, 0.25),
+    Rollout(importance_cap=2.0, importance_floor=0.5): (2.0, 1.5, 0.5),
+    Rollout(importance="mask", importance_cap=2.0): (0.0, 1.5, 0.25),
+    Rollout(importance="mask", importance_cap=2.0, importance_floor=0.5): (0.0, 1.5, 0.0),
+}
+
+
+@pytest.mark.parametrize("rollout", WEIGHTS, ids=lambda r: f"{r.importance}-{r.importance_floor}")
+def test_tokens_are_weighed_by_old_over_engine_within_bounds(rollout):
     learner, algorithm = a_learner(), RLOO()
     part = prepared(learner, algorithm, Batch.of([group([1.0, 0.0], [[4, 5, 6], [7, 8]])]))
     part = learner.fill(part, ["old_logprobs"])
     plain, _ = gradient(learner, part, algorithm)
-    for log_ratio, weight in ((math.log(3), 2.0), (math.log(1.5), 1.5), (math.log(0.25), 0.25)):
-        said = replace(part, engine_logprobs=part.old_logprobs - log_ratio)
-        got, _ = gradient(learner, said, algorithm, cap=2.0)
+    for rho, weight in zip((3, 1.5, 0.25), WEIGHTS[rollout], strict=True):
+        said = replace(part, engine_logprobs=part.old_logprobs - math.log(rho))
+        got, tally = gradient(learner, said, algorithm, correction=rollout)
         torch.testing.assert_close(got, weight * plain, atol=1e-6, rtol=1e-4)
-        assert same(plain, gradient(learner, said, algorithm)[0])  # no cap, no weight
+        assert same(plain, gradient(learner, said, algorithm)[0])  # no correction, no weight
+        seen = tally.metrics()
+        assert seen["importance/mean"] == pytest.approx(weight, abs=1e-6)
+        assert seen["importance/outside_share"] == float(abs(weight - rho) > 1e-6)
+        assert seen["importance/effective_share"] == pytest.approx(float(weight > 0))
+
+
+def test_a_masked_token_stays_in_the_mean_and_rubbish_off_the_trained_ones_is_not_weighed():
+    learner, algorithm = a_learner(), RLOO()
+    part = prepared(learner, algorithm, Batch.of([group([1.0, 0.0], [[4, 5], [7, 8]])]))
+    part = learner.fill(part, ["old_logprobs"])
+    apart = torch.where(part.trained, 0.0, -77.0)
+    apart[:, 4] = 5.0  # the second token of each reply
+    said = replace(part, engine_logprobs=part.old_logprobs + apart)
+    rollout = Rollout(importance="mask", importance_floor=0.5)
+    got, tally = gradient(learner, said, algorithm, correction=rollout)
+    first = replace(part, trained=part.trained & (torch.arange(5) < 4))
+    torch.testing.assert_close(got, gradient(learner, first, algorithm)[0] / 2)
+    assert tally.metrics()["importance/outside_share"] == 0.5
+    assert tally.metrics()["importance/effective_share"] == pytest.approx(0.5)
 
 
 # Steps.

@@ -79,7 +79,7 @@ def test_kl_in_the_reward_is_the_exact_gradient_of_reward_less_kl():
     learner = a_learner(one, reference=reference)
     logp, ref = chances(one).detach(), chances(reference).detach()
     want = exact_gradient(one, PRIZES - 0.7 * (logp - ref))
-    p, algorithm = logp.exp(), Reinforce(1.0, "constant", 1, KL(0.7, "k1", "reward"))
+    p, algorithm = logp.exp(), Reinforce(1.0, "constant", 1, kl=KL(0.7, "k1", "reward"))
     part = prepared(learner, algorithm, Batch.of([group(PRIZES.tolist(), REPLIES, prompt=[1, 2])]))
     hand = PRIZES - 0.7 * (logp - ref)
     torch.testing.assert_close(part.advantages[:, 2], hand, atol=1e-5, rtol=0)

@@ -57,16 +57,73 @@ def test_ratio_and_kl_by_hand():
     torch.testing.assert_close(losses.kl(logprobs, old, "k3"), k3)
 
 
-def test_importance_is_capped_above_only():
-    got = losses.importance(rows(0.0, 0.0, 0.0), rows(np.log(0.1), np.log(2.0), 0.0), cap=2.0)
-    torch.testing.assert_close(got, rows(2.0, 0.5, 1.0))
+def test_gspo_ratio():
+    logprobs, old = rows(-1, -2, -0.5, 9), rows(-1.1, -1.8, -0.9, 77)
+    trained = torch.tensor([[True, True, True, False]])
+    got = losses.sequence_ratio(logprobs, old, trained, torch.tensor([4]))
+    torch.testing.assert_close(got, rows(*[1.105171] * 4), atol=1e-6, rtol=0)
+    # The same three tokens as two segments of one trajectory, beside another one.
+    cut = torch.cat([logprobs, logprobs.roll(-1), logprobs + 1])
+    trained = torch.tensor([[True, False, False, False], [True, True, False, False], [True] * 4])
+    past = torch.cat([old, old.roll(-1), cut[2:] - 2])
+    got = losses.sequence_ratio(cut, past, trained, torch.tensor([4, 4, 2]))
+    want = rows(1.105171, 1.105171, np.exp(2.0)).T.expand(3, 4)
+    torch.testing.assert_close(got, want, atol=1e-6, rtol=1e-6)
+
+
+def test_importance_weights_are_cut_to_their_bounds_or_zero_outside():
+    weights = torch.tensor([10.0, 0.5, 1.0, 2.0, 0.1])
+    for how, floor, want in (
+        ("truncate", 0.0, [2.0, 0.5, 1.0, 2.0, 0.1]),
+        ("truncate", 0.5, [2.0, 0.5, 1.0, 2.0, 0.5]),
+        ("mask", 0.0, [0.0, 0.5, 1.0, 2.0, 0.1]),
+        ("mask", 0.5, [0.0, 0.5, 1.0, 2.0, 0.0]),
+    ):
+        assert losses.bounded(weights, how, floor, 2.0).tolist() == pytest.approx(want)
+
+
+def test_effective_share():
+    assert losses.effective_share(torch.tensor([2.0, 0.5, 1.0, 1.0])).item() == pytest.approx(0.81)
+    assert losses.effective_share(torch.ones(7)).item() == pytest.approx(1.0)
+    assert losses.effective_share(torch.zeros(3)).item() == 0.0
+
+
+# Entropy.
+
+
+def test_a_fixed_entropy_bonus_has_no_state():
+    bonus = losses.Entropy(0.01)
+    assert bonus.wanted
+    assert not losses.Entropy().wanted
+    assert bonus.advance(bonus.start(), {"entropy/mean": 0.0}) == {}
+    assert bonus.paid(None) == 0.01
+
+
+def test_an_adaptive_entropy_bonus_rises_below_its_target_and_is_paid_only_there():
+    bonus = losses.Entropy(0.002, target=0.5)
+    state = bonus.start()
+    assert bonus.paid(state) == 0.0  # nothing is known yet
+    seen = [(0.4, 0.007, 0.007), (0.3, 0.012, 0.012), (0.6, 0.007, 0.0), (0.7, 0.002, 0.0)]
+    for entropy, coefficient, paid in [
+        *seen,
+        (0.9, 0.0, 0.0),
+        (0.5, 0.0, 0.0),
+        (0.1, 0.005, 0.005),
+    ]:
+        state = bonus.advance(state, {"entropy/mean": entropy})
+        assert state["coefficient"] == pytest.approx(coefficient)
+        assert bonus.paid(state) == pytest.approx(paid)
+    assert bonus.advance(state, {}) == state  # a step in which no row was computed
+    with pytest.raises(ValueError, match="must not be negative"):
+        losses.Entropy(target=-1.0)
 
 
 def test_clipped_share_marks_exactly_the_tokens_without_gradient():
     logprobs, old, advantage = (torch.tensor(c) for c in columns())
     logprobs.requires_grad_()
     losses.clipped_surrogate(logprobs, old, advantage, 0.2, 0.28).sum().backward()
-    share = losses.clipped_share(logprobs.detach(), old, advantage, 0.2, 0.28)
+    rho = losses.ratio(logprobs.detach(), old)
+    share = losses.clipped_share(rho, advantage, 0.2, 0.28)
     assert 0 < share.sum() < share.numel()
     assert torch.equal(share > 0, logprobs.grad == 0)
 
@@ -92,6 +149,19 @@ def twin_clipped_weight(logprobs, frozen, old, advantage):
     return -np.minimum(np.exp(frozen - old), 1.2) * advantage * logprobs
 
 
+def twin_corrected_k1(logprobs, frozen, old, advantage):
+    return np.exp(logprobs - old) * (logprobs - old + advantage)
+
+
+def twin_corrected_k2(logprobs, frozen, old, advantage):
+    return np.exp(frozen - old) * (logprobs - old + advantage) ** 2 / 2
+
+
+def twin_corrected_k3(logprobs, frozen, old, advantage):
+    k1 = logprobs - old + advantage
+    return np.exp(logprobs - old) * (np.exp(-k1) - 1 + k1)
+
+
 def twin_k2(logprobs, frozen, old, advantage):
     return (logprobs - old) ** 2 / 2
 
@@ -105,6 +175,10 @@ TWINS = {
     twin_clipped_surrogate: lambda p, o, a: losses.clipped_surrogate(p, o, a, 0.2, 0.28),
     twin_dual: lambda p, o, a: losses.clipped_surrogate(p, o, a, 0.2, 0.28, 1.5),
     twin_clipped_weight: lambda p, o, a: losses.clipped_weight(p, o, a, 1.2),
+    # The reference is the old policy less the advantage, which serves as any other number.
+    twin_corrected_k1: lambda p, o, a: losses.corrected_kl(p, o, o - a, "k1"),
+    twin_corrected_k2: lambda p, o, a: losses.corrected_kl(p, o, o - a, "k2"),
+    twin_corrected_k3: lambda p, o, a: losses.corrected_kl(p, o, o - a, "k3"),
     twin_k2: lambda p, o, a: losses.kl(p, o, "k2"),
     twin_k3: lambda p, o, a: losses.kl(p, o, "k3"),
 }
@@ -122,6 +196,37 @@ def test_value_and_gradient_equal_finite_differences_of_a_twin(twin):
     step = 1e-6
     above, below = (twin(logprobs + d, logprobs, old, advantage) for d in (step, -step))
     np.testing.assert_allclose(live.grad, (above - below) / (2 * step), rtol=1e-6, atol=1e-8)
+
+
+def test_gspo_gradient_equals_finite_differences_of_its_sequence_objective():
+    """Whole sequences, clipped on both sides, with s differentiated and not its stand-in."""
+    logprobs, old, _ = columns(3)
+    old = logprobs + 0.2 * (old - logprobs)
+    trained = np.random.default_rng(5).random(SHAPE) < 0.7
+    owner, sign = np.array([3, 1, 3, 8, 5]), {3: 0.7, 1: -1.2, 8: 0.4, 5: -0.3}
+
+    def objective(p: np.ndarray) -> float:
+        total = 0.0
+        for who, advantage in sign.items():
+            own = trained & (owner == who)[:, None]
+            s = np.exp((p - old)[own].mean())
+            total -= min(s * advantage, np.clip(s, 0.95, 1.02) * advantage) / len(sign)
+        return total
+
+    live = torch.tensor(logprobs, requires_grad=True)
+    mask, ids = torch.tensor(trained), torch.tensor(owner)
+    rho = losses.sequence_ratio(live, torch.tensor(old), mask, ids)
+    advantage = torch.tensor([[sign[who]] for who in owner], dtype=torch.float64).expand(SHAPE)
+    per_token = losses.clipped(rho, advantage, 0.05, 0.02)
+    (per_token * losses.sequence_mean(mask, ids)).sum().backward()
+    share = losses.clipped_share(rho.detach(), advantage, 0.05, 0.02)[mask]
+    assert 0 < share.sum() < len(share)
+    want, step = np.zeros(SHAPE), 1e-6
+    for place in np.argwhere(trained):
+        moved = np.zeros(SHAPE)
+        moved[tuple(place)] = step
+        want[tuple(place)] = objective(logprobs + moved) - objective(logprobs - moved)
+    np.testing.assert_allclose(live.grad, want / (2 * step), rtol=1e-5, atol=1e-8)
 
 
 @pytest.mark.parametrize("twin", TWINS, ids=lambda f: f.__name__)

@@ -55,4 +55,11 @@ def test_torchs_counter_does_not_see_the_pairs_of_fused_attention_on_cpu() -> No
 def test_counts_by_hand() -> None:
     model = AutoModelForCausalLM.from_config(CONFIGS["llama, tied head"])
     layer = 64 * 64 + 2 * 64 * 32 + 64 * 64 + 3 * 64 * 160  # q, k and v, o, feed-forward
-    assert cost_of(model) == Cost(token=2 * 2 * layer, pair=4 * 4 * 16 * 2, head=2 * 64 * 97)
+    row = 2 * 64 * 97
+    assert cost_of(model) == Cost(
+        token=2 * 2 * layer,
+        pair=4 * 4 * 16 * 2,
+        head=row,
+        token_back=2 * 2 * 2 * layer,
+        head_back=3 * row,
+    )

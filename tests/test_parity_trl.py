@@ -12,6 +12,7 @@ Which of TRL's ``loss_type`` is which aggregation, for an update of one micro-ba
 | dapo | the tokens of all micro-batches and processes | GRPO, "token" |
 | dr_grpo | completions * max_completion_length | DrGRPO, length = max_completion_length |
 | cispo | as dapo | CISPO, "token" |
+| grpo, importance_sampling_level = "sequence" | as grpo | GSPO |
 | bnpo, one prompt at a time, averaged | each prompt's tokens, then prompts | GRPO, "prompt" |
 
 Where the two differ on purpose:
@@ -23,9 +24,8 @@ Where the two differ on purpose:
   out; advantages agree.
 - bnpo's and grpo's means are per micro-batch in TRL, so that they change with the split;
   Upslope's weights belong to the update.
-- TRL may multiply k3 by the ratio, with its gradient (``use_bias_correction_kl``, its default):
-  then k3 as a loss has the gradient of KL(pi || ref), where Upslope's plain k3 has that of
-  KL(ref || pi). Equal where that is switched off.
+- TRL multiplies k3 by the ratio, with its gradient (``use_bias_correction_kl``, its default), which
+  is ``kl.corrected = true`` here and off by default.
 - TRL's RLOO clips the ratio of whole sequences and reports -A * ratio; Upslope weighs tokens and
   reports -A log p. The gradients are equal where the ratio is 1, with "constant" and length 1.
 - Upslope clamps log-ratios to +-20.
@@ -48,6 +48,7 @@ from upslope import advantages
 from upslope.algorithms.cispo import CISPO
 from upslope.algorithms.dr_grpo import DrGRPO
 from upslope.algorithms.grpo import GRPO
+from upslope.algorithms.gspo import GSPO
 from upslope.algorithms.rloo import RLOO
 from upslope.algorithms.sft import SFT
 from upslope.batch import Algorithm, Batch
@@ -255,6 +256,15 @@ GRPO_CASES = {
         CISPO(weight_max=1.5, aggregation="token"),
         {"loss_type": "cispo", "epsilon_high": 1.5},
     ),
+    "gspo": (
+        GSPO(clip_low=0.05, clip_high=0.1),
+        {
+            "loss_type": "grpo",
+            "importance_sampling_level": "sequence",
+            "epsilon": 0.05,
+            "epsilon_high": 0.1,
+        },
+    ),
 }
 
 
@@ -288,10 +298,13 @@ def test_prompt_mean_is_bnpo_of_each_prompt_averaged(folder: Path, moved: Policy
     assert_equal(ours(moved, batch, GRPO(aggregation="prompt")), expected)
 
 
+@pytest.mark.parametrize("corrected", [False, True], ids=["plain", "corrected"])
 @pytest.mark.parametrize("fresh", [True, False], ids=["ratio-1", "off-policy"])
-def test_k3_in_the_loss_equals_trls_beta(folder: Path, moved: Policy, fresh: bool) -> None:
+def test_k3_in_the_loss_equals_trls_beta(
+    folder: Path, moved: Policy, fresh: bool, corrected: bool
+) -> None:
     trainer = online(
-        folder, moved, loss_type="grpo", beta=KL_COEFFICIENT, use_bias_correction_kl=False
+        folder, moved, loss_type="grpo", beta=KL_COEFFICIENT, use_bias_correction_kl=corrected
     )
     columns = sampled(trainer)
     batch = batch_of(rows_of(columns))
@@ -301,7 +314,7 @@ def test_k3_in_the_loss_equals_trls_beta(folder: Path, moved: Policy, fresh: boo
     batch = replace(batch, advantages=batch.spread(columns["advantages"]))
     if not fresh:
         batch = off_policy(batch, columns, trainer)
-    algorithm = GRPO(kl=KL(KL_COEFFICIENT, "k3", "loss"))
+    algorithm = GRPO(kl=KL(KL_COEFFICIENT, "k3", "loss", corrected))
     assert_equal(ours(moved, batch, algorithm), theirs(trainer, columns, trainer._compute_loss))
 
 

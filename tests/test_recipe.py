@@ -81,6 +81,9 @@ def test_the_last_of_equal_overrides_wins_and_another_type_replaces_a_component(
         ("model=''", 'model must be text that is not empty, not ""'),
         ("rollout.group", "'rollout.group' is no override: write key=value"),
         ("learner.updates=3", "rollout.problems=8 cannot be split into learner.updates=3"),
+        ("rollout.importance_floor=3", "rollout.importance_floor=3 is above rollout.importance_c"),
+        ("preset=grop", "unknown preset grop: did you mean grpo?"),
+        ("preset=3", "preset must be text, not 3"),
         ("stop.steps=0", "stop has no bound, so the run would never end: set stop.steps"),
         ("stop.money=2", "stop.money=2 needs a price: set machine.price_per_hour"),
         ("stop.accuracy=0.9", "stop.accuracy=0.9 is never measured while evaluation.every is 0"),
@@ -189,7 +192,7 @@ def test_there_are_at_most_sixty_settings_each_with_a_type_and_a_meaning() -> No
     for row in describe():
         assert row.type, row.key
         assert row.meaning != "it has no default", row.key
-        assert row.default or row.key in ("env", "algorithm"), row.key
+        assert row.default or row.key in ("env", "algorithm", "preset"), row.key
 
 
 def test_explain() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +27,17 @@ from upslope.recipe import read
 from upslope.rollout import Rows
 from upslope.selfcheck import prove_trained
 from upslope.session import Session
-from upslope.types import Group, Message, Problem, Reply, Reward, Sampling, Trajectory, UserError
+from upslope.types import (
+    Group,
+    Message,
+    Problem,
+    Reply,
+    Reward,
+    Sampling,
+    Split,
+    Trajectory,
+    UserError,
+)
 
 RECIPE: Mapping[str, Any] = {
     "model": "ladder:0.1m",
@@ -41,6 +52,7 @@ GOLD = "gold answers earn the full reward, empty ones do not"
 CLAIMS = [
     GOLD,
     "prompts are tokenised once",
+    "held-out problems are not in the train split",
     "the engine holds the learner's weights",
     "the ratio is 1 before the first update",
     "the gradient does not change with split, padding or packing",
@@ -86,6 +98,26 @@ def test_every_algorithm_passes_at_another_temperature_with_a_penalty(algorithm:
 def test_recorded_stages_prove_what_applies_to_them() -> None:
     made = session('algorithm.type="sft"', 'source.type="recorded"')
     assert list(proven(made)) == CLAIMS[:-1]
+
+
+def test_a_held_out_problem_that_is_trained_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, held_out = tmp_path / "shown.jsonl", Arithmetic(digits=1).problems("test")[1]
+    path.write_text(json.dumps({"prompt": held_out.prompt, "reply": held_out.solution}) + "\n")
+    recorded = f'source={{type="recorded", path="{path}"}}'
+    said = fault(session('algorithm.type="sft"', recorded))
+    assert "1 of 4 held-out problems of Arithmetic are in its train split" in said
+    assert f"such as '{held_out.id}'" in said
+
+    def leaking(self: Arithmetic, split: Split) -> Sequence[Problem]:
+        problems = sound(self, split)
+        shown = replace(sound(self, "train")[5], id="leaked")
+        return [shown, *problems] if split == "test" else problems
+
+    sound = Arithmetic.problems
+    monkeypatch.setattr(Arithmetic, "problems", leaking)
+    assert "such as 'leaked' (there " in fault(session())
 
 
 def test_what_it_spends_is_in_the_ledger_under_its_name() -> None:
@@ -210,8 +242,8 @@ def test_an_envs_reply_that_is_trained(monkeypatch: pytest.MonkeyPatch) -> None:
     prove_trained(*dialogue())
     sound = Rows.extended
 
-    def faulty(self: Rows, longer: list[int] | None, rewritten: Callable[[], list[int]]) -> None:
-        sound(self, longer, rewritten)
+    def faulty(self: Rows, longer: list[int]) -> None:
+        sound(self, longer)
         self.trained[-1] = True
 
     monkeypatch.setattr(Rows, "extended", faulty)

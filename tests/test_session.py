@@ -15,6 +15,7 @@ from upslope.algorithms.grpo import GRPO
 from upslope.algorithms.sft import SFT
 from upslope.envs.arithmetic import Arithmetic
 from upslope.recipe import read
+from upslope.runs import Run
 from upslope.session import Session, device_of, fitting_tokens
 from upslope.sources import Recorded, Rollouts
 from upslope.types import Reward, Usage, UserError
@@ -71,15 +72,23 @@ def test_the_demonstrations_are_the_envs(made: Session) -> None:
     assert 0 < len(wrong) < len(shown)
 
 
-def test_a_reference_is_kept_where_it_is_needed_and_never_moves(made: Session) -> None:
+def test_a_reference_is_kept_where_it_is_needed_and_never_moves(
+    made: Session, tmp_path: Path
+) -> None:
     sft, rl = made.stages
-    assert made.learner(sft).reference is None
-    learner = made.learner(rl)
+    with Run.create(tmp_path, "run", "", 0) as run:
+        assert made.learner(sft, run, resumed=False).reference is None
+        learner = made.learner(rl, run, resumed=False)
+        again = made.learner(rl, run, resumed=True)
+    assert again.reference is not None
+    kept = next(again.reference.model.parameters())
     assert learner.reference is not None
     assert learner.policy is made.policy
     theirs = next(learner.reference.model.parameters())
     ours = next(made.policy.model.parameters())
     assert torch.equal(theirs, ours)
+    assert torch.equal(theirs, kept)
+    assert not kept.requires_grad
     assert theirs.data_ptr() != ours.data_ptr()
     assert (theirs.requires_grad, ours.requires_grad) == (False, True)
 
@@ -108,7 +117,8 @@ def test_held_out_problems_are_the_first_of_their_split() -> None:
     overrides = ["evaluation.problems=5", 'evaluation.split="validation"']
     made = Session(read(STAGES, overrides), print)
     for one in made.stages:
-        assert list(made.held_out(one)) == list(one.env.problems("validation"))[:5]
+        wanted = list(one.env.problems("validation"))[:5]
+        assert made.held_out(one) == {"validation": wanted}
 
 
 def test_a_context_without_room_is_refused_before_anything_runs() -> None:

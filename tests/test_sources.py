@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 
 from plays import Dialogue, Echo, asked, chatml
+from upslope.curriculum import Curriculum
+from upslope.demonstrations import Demonstration, read_demonstrations
 from upslope.rollout import Player
-from upslope.sources import Demonstration, Recorded, Rollouts, order, read_demonstrations
+from upslope.sources import Recorded, Rollouts
 from upslope.types import Completion, Group, Problem, Sampling, UserError
 
 PROBLEMS = [asked(name) for name in "abcdefg"]
@@ -29,7 +31,8 @@ def rollouts(
     chat = chatml()
     engine = Echo(chat)
     who = Player(engine, env or Dialogue(), chat, 8, 1.0)
-    source = Rollouts(who, PROBLEMS, size=2, seed=seed, max_staleness=max_staleness, tries=tries)
+    picks = Curriculum(PROBLEMS, seed)
+    source = Rollouts(who, picks, size=2, seed=seed, max_staleness=max_staleness, tries=tries)
     return source, engine
 
 
@@ -63,12 +66,6 @@ def test_an_epoch_has_every_problem_once_in_an_order_of_its_own() -> None:
     assert len({tuple(names) for names in epochs}) == 3
     assert found == played(7, n=3)  # steps of another size
     assert found != played(3, seed=1)
-
-
-def test_order_is_a_permutation_that_depends_on_seed_and_visit() -> None:
-    assert sorted(order(50, 0, 0)) == list(range(50))
-    assert order(50, 0, 0) == order(50, 0, 0)
-    assert len({tuple(order(50, seed, visit)) for seed in range(3) for visit in range(3)}) == 9
 
 
 @pytest.mark.parametrize("k", [0, 1, 3])
@@ -112,22 +109,31 @@ def test_a_refused_group_is_counted_and_replaced() -> None:
 
     found = visited(asyncio.run(source.groups(2, 0, vowels)))
     assert sorted(name for name, _ in found) == ["a", "e"]
-    assert source.refused == source.dispatched - 2 > 0
+    assert source.refused == source.curriculum.places[""] - 2 > 0
 
 
 def test_every_finished_group_is_charged_also_a_refused_one() -> None:
     charged: list[Group] = []
     chat = chatml()
     who = Player(Echo(chat), Dialogue(), chat, 8, 1.0)
-    source = Rollouts(who, PROBLEMS, size=2, seed=0, finished=charged.append)
+    source = Rollouts(who, Curriculum(PROBLEMS, 0), size=2, seed=0, finished=charged.append)
     asyncio.run(source.groups(2, 0, lambda group: group.problem.id in "ae"))
     assert len(charged) == source.refused + 2
 
 
 def test_tries_are_bounded() -> None:
     source, _ = rollouts(tries=3)
-    with pytest.raises(UserError, match=r"only 0 of 2 groups .* 6 tries \(6 refused, 0 too stale"):
-        asyncio.run(source.groups(2, 0, lambda group: False))
+
+    async def run() -> list[list[str]]:
+        found = []
+        for wanted in ("none", "a"):
+            groups = await source.groups(2, 0, lambda group: group.problem.id == wanted)  # noqa: B023
+            found.append([group.problem.id for group in groups])
+        await source.close()
+        return found
+
+    assert asyncio.run(run()) == [[], ["a"]]  # a smaller batch, rather than none
+    assert source.refused == 6 + 5
 
 
 def test_what_was_underway_is_played_again_with_the_same_seeds() -> None:
@@ -152,7 +158,7 @@ def test_what_was_underway_is_played_again_with_the_same_seeds() -> None:
     state, first = asyncio.run(begin())
     other, resumed = rollouts(max_staleness=1)
     again = asyncio.run(go_on(state))
-    assert json.loads(state) == {"dispatched": 6, "dropped": 0, "refused": 0}
+    assert len(json.loads(state)["again"]) == 3
     assert first + again == played(3, n=3)
     # the last three groups of two plays that the first engine saw are the first the second sees
     assert resumed.seen[:6] == engine.seen[12:18]
@@ -168,7 +174,11 @@ def test_close_ends_what_is_underway_and_closes_its_episodes() -> None:
 
     env, chat = Dialogue(), chatml()
     source = Rollouts(
-        Player(Silent(chat), env, chat, 8, 1.0), PROBLEMS, size=2, seed=0, max_staleness=1
+        Player(Silent(chat), env, chat, 8, 1.0),
+        Curriculum(PROBLEMS, 0),
+        size=2,
+        seed=0,
+        max_staleness=1,
     )
 
     async def run() -> None:
@@ -180,12 +190,6 @@ def test_close_ends_what_is_underway_and_closes_its_episodes() -> None:
 
     asyncio.run(run())
     assert env.opened == 8
-
-
-def test_an_env_without_problems_is_refused() -> None:
-    chat = chatml()
-    with pytest.raises(UserError, match="no problems in its train split"):
-        Rollouts(Player(Echo(chat), Dialogue(), chat, 8, 1.0), [], size=2, seed=0)
 
 
 SHOWN = [Demonstration(Problem(n, prompt=f"{n}+{n}="), f"2{n}", i) for i, n in enumerate("abc")]
@@ -217,9 +221,12 @@ def test_recorded_epochs_and_state() -> None:
     flat = [pair for pairs in found for pair in pairs]
     assert sorted(flat) == [(name, visit) for name in "abc" for visit in (0, 1)]
     later = Recorded(SHOWN, chatml(), 0)
-    later.load_state({"taken": 4})
+    later.load_state({**source.state(), "taken": 4})
     assert visited(asyncio.run(later.groups(2, 0, everything))) == found[2]
-    assert later.state() == source.state() == {"taken": 6}
+    assert later.state() == source.state()
+    assert later.state()["taken"] == 6
+    with pytest.raises(UserError, match="replies are not those that the run was begun with"):
+        Recorded(SHOWN[1:], chatml(), 0).load_state(source.state())
 
 
 def test_recorded_refusals() -> None:
@@ -240,7 +247,7 @@ def test_demonstrations_are_read_from_json_lines(tmp_path: Path) -> None:
     first, second = read_demonstrations(path)
     assert (first.problem.id, first.reply, first.reward) == ("one", "2\u2028", 0.5)
     assert first.problem.stop == ("\n",)
-    assert (second.problem.id, second.reward) == ("3", 1.0)
+    assert (second.problem.id, second.reward) == ("2", 1.0)
     assert second.problem.messages == ({"role": "user", "content": "hi"},)
 
 
@@ -271,13 +278,13 @@ def test_a_wrong_row_is_named_by_file_and_line(tmp_path: Path, row: str, says: s
     path.write_text(f"{GOOD}\n\n{row}\n{GOOD}\n", encoding="utf-8")
     with pytest.raises(UserError) as caught:
         read_demonstrations(path)
-    assert str(caught.value).startswith(f"{path}, line 3: ")
+    assert str(caught.value).startswith(f"source.path: {path}, line 3: ")
     assert says in str(caught.value)
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"cannot read source\.path .*none\.jsonl"):
+    with pytest.raises(UserError, match=r"source\.path: cannot read .*none\.jsonl"):
         read_demonstrations(tmp_path / "none.jsonl")
-    (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(UserError, match=r"cannot read source\.path .*binary"):
-        read_demonstrations(tmp_path / "binary")
+    (tmp_path / "odd.jsonl").write_bytes(f"{GOOD}\n".encode() + b"\xff\xfe\n")
+    with pytest.raises(UserError, match=r"odd\.jsonl, line 2: byte 0xff is not UTF-8"):
+        read_demonstrations(tmp_path / "odd.jsonl")

@@ -17,15 +17,27 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 
-def train(recipe: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> Run:
-    """Train a recipe (a TOML file, or its contents) and return its ``Run``; raises UserError."""
+def train(
+    recipe: str | Path | Mapping[str, Any],
+    overrides: Sequence[str] = (),
+    *,
+    resume: bool = False,
+    allow: Sequence[str] = (),
+) -> Run:
+    """Train a recipe (a TOML file, or its contents) and return its ``Run``; raises UserError.
+
+    ``resume``: go on with the recipe's newest run; ``allow``: settings that may differ from its.
+    """
     # Imported here: ``import upslope`` must not wait for torch.
     from upslope.machine import prepare_memory
 
     prepare_memory()
     from upslope.launch import train_recipe
     from upslope.recipe import read
+    from upslope.resume import resume_recipe
 
+    if resume:
+        return resume_recipe(read(recipe, overrides), print, allow=allow)
     return train_recipe(read(recipe, overrides), print)
 
 

@@ -6,6 +6,9 @@ rewards, has nothing to compare and gets exactly 0 (verl gives a lone member its
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Literal
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -13,6 +16,7 @@ from torch import Tensor
 Values = Float[Tensor, " n"]
 Ids = Int[Tensor, " n"]
 Valid = Bool[Tensor, " n"]
+Scale = Literal["group", "batch", "none"]
 
 
 def centred(rewards: Values, group: Ids, valid: Valid) -> Values:
@@ -45,6 +49,45 @@ def batch_standardised(rewards: Values, group: Ids, valid: Valid, eps: float = 1
     chosen = away[valid]
     std = chosen.std(correction=1) if len(chosen) > 1 else chosen.new_zeros(())
     return away / (std + eps)
+
+
+def scaled(how: Scale, rewards: Values, group: Ids, valid: Valid) -> Values:
+    """r - mean of its group, over the group's std, the batch's, or as it is."""
+    scales = {"group": standardised, "batch": batch_standardised, "none": centred}
+    return scales[how](rewards, group, valid)
+
+
+def mixed(rewards: Values, group: Ids, valid: Valid) -> Valid:
+    """Whether the valid rewards of each one's group differ, without which there is no signal."""
+    apart = centred(rewards, group, valid) != 0
+    return torch.isin(group, group[apart])
+
+
+@dataclass(frozen=True)
+class Overlong:
+    """What is done about replies that are too long. ``limit`` 0 leaves their reward as it is.
+
+    Over the last ``cache`` tokens before ``limit`` up to 1 is taken off the reward, beyond it 1
+    (soft punishment, DAPO, arXiv:2503.14476). ``mask``: truncated trajectories leave the loss and
+    its means, and still vote in their group.
+    """
+
+    limit: int = 0
+    cache: int = 0
+    mask: bool = False
+
+    def __post_init__(self) -> None:
+        if not (self.limit == self.cache == 0 or 0 < self.cache <= self.limit):
+            raise ValueError(
+                f"overlong.cache={self.cache} must lie between 1 and overlong.limit={self.limit}, "
+                "or both be 0"
+            )
+
+    def penalty(self, length: Values) -> Values:
+        """What is taken off the reward of a trajectory of so many sampled tokens."""
+        if not self.limit:
+            return torch.zeros_like(length)
+        return ((length - self.limit) / self.cache + 1).clamp(0, 1)
 
 
 def less_baseline(rewards: Values, valid: Valid, baseline: float) -> Values:

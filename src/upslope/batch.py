@@ -40,6 +40,7 @@ class Batch:
     group: Int[Tensor, " row"]
     reward: Float[Tensor, " row"]
     valid: Bool[Tensor, " row"]
+    truncated: Bool[Tensor, " row"]
     old_logprobs: Float[Tensor, "row token"] | None = None
     ref_logprobs: Float[Tensor, "row token"] | None = None
     advantages: Float[Tensor, "row token"] | None = None
@@ -82,6 +83,7 @@ class Batch:
             group=torch.tensor([row[3] for row in rows]),
             reward=torch.tensor([r.total for r in rewards], dtype=torch.float32),
             valid=torch.tensor([r.valid for r in rewards]),
+            truncated=torch.tensor([row[4].truncated for row in rows]),
             state=state,
         )
 
@@ -105,11 +107,11 @@ class Batch:
     def updates(self, n: int, seed: int) -> Iterator[Tensor]:
         """Row indices of ``n`` updates of about equal numbers of groups, shuffled by ``seed``.
 
-        Groups stay whole, so that shared prompts are computed once and every coupling holds.
+        Groups stay whole, so that shared prompts are computed once and every coupling holds; where
+        there are fewer than ``n``, so are the updates.
         """
         groups = torch.unique(self.group)
-        if n > len(groups):
-            raise ValueError(f"cannot split {len(groups)} groups into {n} updates")
+        n = min(n, len(groups))
         if n > 1:
             shuffle = torch.Generator().manual_seed(seed)
             groups = groups[torch.randperm(len(groups), generator=shuffle)]

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
 from upslope.types import Message, Problem, UserError
+
+MARK = "reply"  # stands for a reply, to see what a template writes after it
 
 
 class Chat:
@@ -58,10 +61,18 @@ class Chat:
             return self._tokens(text + stop[0], special=False)
         return [*self._tokens(text, special=False), self.end]
 
-    @property
+    @cached_property
     def end(self) -> int:
-        """The token that ends a reply: the template's own, else the tokenizer's."""
+        """The token that ends a reply: the one the template writes after it, else the tokenizer's.
+
+        They differ in models whose text ends in one token and whose turns end in another.
+        """
         own: int | None = self.tokenizer.eos_token_id
+        if self.tokenizer.chat_template:
+            spoken = [{"role": "user", "content": "?"}, {"role": "assistant", "content": MARK}]
+            rendered: str = self.tokenizer.apply_chat_template(spoken, tokenize=False)
+            after = self._tokens(rendered.rpartition(MARK)[2], special=False)
+            own = next((token for token in after if token in self.eos), own)
         return own if own is not None else min(self.eos)
 
     def _tokens(self, text: str, special: bool) -> list[int]:

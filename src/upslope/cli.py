@@ -27,17 +27,36 @@ Overrides = Annotated[
     list[str] | None, typer.Argument(help="Settings to change: rollout.group=8 seed=1")
 ]
 Model = Annotated[str, typer.Argument(help="A run's folder, or a model: see `upslope models`.")]
+EnvName = Annotated[str | None, typer.Argument(help="An env; by default the run's own.")]
+EnvSettings = Annotated[list[str] | None, typer.Argument(help="The env's settings: digits=3")]
+Problems = Annotated[int, typer.Option(min=1, help="Held-out problems.")]
+Samples = Annotated[
+    int, typer.Option(min=0, max=256, help="Samples of each at temperature 1; 0 is greedy alone.")
+]
+Splits = Annotated[str, typer.Option(help="validation or test.")]
+Length = Annotated[int | None, typer.Option(min=1, help="Tokens of a reply.")]
+Seed = Annotated[int, typer.Option(help="What the sampling derives from.")]
 
 
 @app.command()
-def train(recipe: Recipe, overrides: Overrides = None) -> None:
+def train(
+    recipe: Recipe,
+    overrides: Overrides = None,
+    resume: Annotated[bool, typer.Option(help="Go on with the recipe's newest run.")] = False,
+    allow: Annotated[
+        list[str] | None, typer.Option(help="A setting that may differ from the resumed run's.")
+    ] = None,
+) -> None:
     """Train a recipe: prove its numbers, train, evaluate, and show what changed."""
     from rich.console import Console
 
     from upslope.launch import train_recipe
     from upslope.progress import show
     from upslope.recipe import read
+    from upslope.resume import resume_recipe
 
+    if allow and not resume:
+        raise UserError("--allow says what may differ from a resumed run: give --resume, too")
     given = read(recipe, overrides or [])
     console = Console()
 
@@ -46,7 +65,11 @@ def train(recipe: Recipe, overrides: Overrides = None) -> None:
 
     try:
         with show(given.stages(), console) as progress:
-            run = train_recipe(given, say, argv=sys.argv, watches=[progress])
+            run = (
+                resume_recipe(given, say, argv=sys.argv, watches=[progress], allow=allow or [])
+                if resume
+                else train_recipe(given, say, argv=sys.argv, watches=[progress])
+            )
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
     for line in changed(run):
@@ -61,7 +84,10 @@ def changed(run: Run) -> list[str]:
     for name in ("sampled", "greedy"):
         before, after = (dict(a)[name] for a in (result.before, result.after))
         lines.append(f"  {name:8}{figure(before)}  ->  {figure(after)}")
-    last = result.stages[-1].name + "/evaluation"
+    chosen = result.stages[-1].selected
+    if chosen is not None:
+        lines.append(f"  step {chosen} did best on validation; the test split was asked only here")
+    last = result.stages[-1].name + ("/evaluation" if chosen is None else "/test")
     rows = [r for r in run.trajectories() if r["stage"] == last and r["id"].endswith("greedy")]
     steps = sorted({row["step"] for row in rows})
     first = {row["problem"]: row for row in rows if row["step"] == steps[0]}
@@ -90,33 +116,53 @@ def figure(estimate: Any) -> str:
 
 
 @app.command("eval")
-def evaluate_model(
+def evaluate(
     model: Model,
-    env: Annotated[str | None, typer.Argument(help="An env; by default the run's own.")] = None,
-    settings: Annotated[
-        list[str] | None, typer.Argument(help="The env's settings: digits=3")
+    env: EnvName = None,
+    settings: EnvSettings = None,
+    problems: Problems = 500,
+    samples: Samples = 1,
+    split: Splits = "test",
+    max_tokens: Length = None,
+    seed: Seed = 0,
+    out: Annotated[
+        str | None, typer.Option(help="A file for each problem's answers, as JSON lines.")
     ] = None,
-    problems: Annotated[int, typer.Option(min=1, help="Held-out problems.")] = 500,
-    samples: Annotated[int, typer.Option(min=1, help="Samples of each at temperature 1.")] = 1,
-    split: Annotated[str, typer.Option(help="validation or test.")] = "test",
-    max_tokens: Annotated[int | None, typer.Option(min=1, help="Tokens of a reply.")] = None,
-    seed: Annotated[int, typer.Option(help="What the sampling derives from.")] = 0,
 ) -> None:
-    """Accuracy on held-out problems with a 95% interval: the code that training uses."""
-    from upslope.trial import evaluate_folder
+    """Accuracy on held-out problems with 95% intervals: the code that training uses."""
+    from upslope.exam import Choices, evaluate_model
 
-    for line in evaluate_folder(
-        model, env, settings or [], (problems, samples, split, max_tokens, seed)
-    ):
+    choices = Choices(problems, samples, split, max_tokens, seed, out)
+    for line in evaluate_model(model, env, settings or [], choices):
+        print(line)
+
+
+@app.command()
+def compare(
+    a: Model,
+    b: Model,
+    env: EnvName = None,
+    settings: EnvSettings = None,
+    problems: Problems = 500,
+    samples: Samples = 1,
+    split: Splits = "test",
+    max_tokens: Length = None,
+    seed: Seed = 0,
+) -> None:
+    """Whether B is better than A: both on the same problems, and a paired test."""
+    from upslope.exam import Choices, compare_models
+
+    choices = Choices(problems, samples, split, max_tokens, seed)
+    for line in compare_models([a, b], env, settings or [], choices):
         print(line)
 
 
 @app.command()
 def check(
-    what: Annotated[str, typer.Argument(help="A recipe, an env, an algorithm, or file.py:Name.")],
+    what: Annotated[str, typer.Argument(help="A recipe, env, algorithm or engine, or file.py:Name.")],
     overrides: Overrides = None,
 ) -> None:
-    """Prove a recipe's numbers on its own model and env, or an env's or algorithm's contract."""
+    """Prove a recipe's numbers on its own model and env, or one part's contract."""
     from upslope.trial import check_component, check_recipe
 
     proofs = (
@@ -182,18 +228,28 @@ def algorithms() -> None:
     catalogue(ALGORITHMS)
 
 
+@app.command()
+def presets() -> None:
+    """Published recipes known by name: preset = "dapo" in a recipe or in one of its stages."""
+    from upslope.presets import about, names
+
+    for name in names():
+        print(f"{name:12} " + f"\n{'':13}".join(about(name)))
+
+
 def catalogue(kinds: dict[str, str]) -> None:
     """Each name with its module's first sentence, then its settings and their defaults."""
     import dataclasses
     import importlib
 
-    from upslope.components import find
+    from upslope.components import default_of, find, required
 
     for name, where in kinds.items():
         about = (importlib.import_module(where.partition(":")[0]).__doc__ or "").split("\n\n")[0]
         print(f"{name:12} {' '.join(about.split())}")
         for field in dataclasses.fields(find(kinds, name, "component")):
-            print(f"{'':14}{field.name} = {field.default!r}")
+            default = "(required)" if required(field) else repr(default_of(field))
+            print(f"{'':14}{field.name} = {default}")
 
 
 def to_stderr(line: str) -> None:

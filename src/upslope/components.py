@@ -56,7 +56,7 @@ def build(cls: type[T], values: Mapping[str, Any], at: str) -> T:
         if key not in fields:
             raise unknown("setting", f"{at}.{key}", [f"{at}.{name}" for name in fields])
     for name, field in fields.items():
-        if name not in values and _required(field):
+        if name not in values and required(field):
             raise UserError(f"{at}.{name} is missing: {cls.__name__} has no default for it")
     hints = typing.get_type_hints(cls, include_extras=True)
     given = {key: _checked(hints[key], value, f"{at}.{key}") for key, value in values.items()}
@@ -66,8 +66,15 @@ def build(cls: type[T], values: Mapping[str, Any], at: str) -> T:
         raise UserError(f"{at}: {error}") from error
 
 
-def _required(field: dataclasses.Field[Any]) -> bool:
+def required(field: dataclasses.Field[Any]) -> bool:
+    """Whether a setting has no default."""
     return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+
+
+def default_of(field: dataclasses.Field[Any]) -> Any:
+    """The default of a setting that has one."""
+    made = field.default_factory
+    return field.default if made is dataclasses.MISSING else made()
 
 
 def _checked(hint: Any, value: Any, at: str) -> Any:

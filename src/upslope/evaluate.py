@@ -1,20 +1,20 @@
 """How good a policy is on held-out problems: accuracy with an interval, the same code everywhere.
 
-Training, ``upslope eval`` and the self-check share this prompt, sampler, grader and statistics.
+Training, ``upslope eval`` and ``upslope compare`` share this prompt, sampler and grader, and the
+statistics of ``estimates.py``.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
+from upslope import estimates
+from upslope.estimates import Difference, Interval, interval
 from upslope.rollout import Player, together
-from upslope.types import Group, Problem, Usage, UserError, graded
-
-Z95 = 1.959963984540054
+from upslope.types import Group, Problem, Reward, Usage, UserError, graded
 
 
 @dataclass(frozen=True)
@@ -43,16 +43,22 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Both:
-    """One evaluation's two figures: temperature 1 (``sampled``) and ``greedy``."""
+    """One evaluation's two figures: temperature 1 (``sampled``) and ``greedy``.
+
+    ``at_k``: the sampled answers' ``pass``, ``worst`` and ``majority`` at k = samples, above 1.
+    """
 
     sampled: Evaluation
     greedy: Evaluation
+    at_k: Mapping[str, Interval]
     groups: tuple[Group, ...]
     usage: Usage
 
 
-async def evaluate(player: Player, problems: Sequence[Problem], samples: int, seed: int) -> Both:
-    """Play each problem ``samples`` times at temperature 1 and once greedily.
+async def play(
+    player: Player, problems: Sequence[Problem], samples: int, seed: int
+) -> tuple[list[Group], list[Group]]:
+    """Groups of ``samples`` at temperature 1, none where it is 0, and greedy groups of one.
 
     Draws depend on (seed, problem, member) alone, so two policies meet the same luck.
     """
@@ -61,20 +67,32 @@ async def evaluate(player: Player, problems: Sequence[Problem], samples: int, se
     hot, cold = replace(player, temperature=1.0), replace(player, temperature=0.0)
     plays = []
     for problem in problems:
-        plays.append(hot.group(problem, 0, samples, seed, "evaluation"))
+        if samples:
+            plays.append(hot.group(problem, 0, samples, seed, "evaluation"))
         plays.append(cold.group(problem, 0, 1, seed, "evaluation"))
     groups = await together(plays)
-    sampled, greedy = groups[0::2], groups[1::2]
-    usage = sum((t.usage for g in groups for t in g.trajectories), Usage())
-    return Both(summary(sampled, 1.0), summary(greedy, 0.0), tuple(groups), usage)
+    return (groups[0::2], groups[1::2]) if samples else ([], groups)
+
+
+async def evaluate(player: Player, problems: Sequence[Problem], samples: int, seed: int) -> Both:
+    """Play each problem ``samples`` times, at least once, at temperature 1 and once greedily."""
+    sampled, greedy = await play(player, problems, samples, seed)
+    groups = tuple(group for pair in zip(sampled, greedy, strict=True) for group in pair)
+    at_k = at(samples, sampled) if samples > 1 else {}
+    return Both(summary(sampled, 1.0), summary(greedy, 0.0), at_k, groups, usage(groups))
+
+
+def usage(groups: Sequence[Group]) -> Usage:
+    """What playing them cost."""
+    return sum((t.usage for g in groups for t in g.trajectories), Usage())
 
 
 def summary(groups: Sequence[Group], temperature: float) -> Evaluation:
     """Figures over groups; a problem none of whose trajectories is valid does not count."""
     played = [t for g in groups for t in g.trajectories]
-    valid = [[graded(t) for t in g.trajectories if graded(t).valid] for g in groups]
-    per_problem = np.array([np.mean([r.correct for r in rs]) for rs in valid if rs])
-    if not len(per_problem):
+    valid = [valid_rewards(group) for group in groups]
+    per_problem = [_mean(rewards) for rewards in valid if rewards]
+    if not per_problem:
         raise UserError(
             f"no trajectory could be graded in an evaluation of {len(groups)} problems: "
             f"{next((graded(t).reason for t in played), '') or 'the env gave no reason'}"
@@ -94,21 +112,58 @@ def summary(groups: Sequence[Group], temperature: float) -> Evaluation:
     )
 
 
-def interval(per_problem: np.ndarray) -> tuple[float, float, float]:
-    """Mean and 95% interval of accuracies in [0, 1], one a problem, so clustered by problem.
+def valid_rewards(group: Group) -> list[Reward]:
+    """Those of a group that say something: a grader that failed says nothing."""
+    return [reward for reward in group.rewards if reward.valid]
 
-    Wilson's interval with the number of trials that the variance between problems is worth: right
-    at 0 and 1, where a normal interval has no width, and no narrower for samples of one problem
-    that agree. Outside [0, 1] it is the normal interval.
+
+def at(k: int, groups: Sequence[Group]) -> dict[str, Interval]:
+    """``pass``, ``worst`` and, where right replies name their answer, ``majority``, at ``k``.
+
+    Over the problems with ``k`` valid answers; empty where there is none.
     """
-    n, mean = len(per_problem), float(np.mean(per_problem))
-    variance = float(np.var(per_problem, ddof=1)) / n if n > 1 else 0.0
-    if per_problem.min() < 0 or per_problem.max() > 1:  # rewards of an env that names no accuracy
-        half = Z95 * math.sqrt(variance)
-        return mean, mean - half, mean + half
-    binomial = mean * (1 - mean)
-    trials = binomial / variance if variance > 0 and binomial > 0 else float(n)
-    shrink = 1 + Z95**2 / trials
-    centre = (mean + Z95**2 / (2 * trials)) / shrink
-    half = Z95 / shrink * math.sqrt(binomial / trials + Z95**2 / (4 * trials**2))
-    return mean, max(0.0, centre - half), min(1.0, centre + half)
+    valid = [rewards for rewards in map(valid_rewards, groups) if len(rewards) >= k]
+    if not valid:
+        return {}
+    right = [[reward.correct for reward in rewards] for rewards in valid]
+    found = {
+        "pass": interval([estimates.pass_at(k, values) for values in right]),
+        "worst": interval([estimates.worst_at(k, values) for values in right]),
+    }
+    if all(reward.answer or not reward.correct for rewards in valid for reward in rewards):
+        said = [[reward.answer for reward in rewards] for rewards in valid]
+        votes = zip(said, right, strict=True)
+        found["majority"] = interval([estimates.majority_at(k, *vote) for vote in votes])
+    return found
+
+
+def difference(before: Sequence[Group], after: Sequence[Group]) -> Difference:
+    """The paired test of two evaluations, over the problems that both have a valid answer to.
+
+    UserError where they were not asked the same problems in the same order.
+    """
+    for one, other in zip(before, after, strict=False):
+        if _asked(one.problem) != _asked(other.problem):
+            raise UserError(
+                f"the evaluations differ in problem {one.problem.id!r}: compare two models on the "
+                "same env, settings and split"
+            )
+    if len(before) != len(after):
+        raise UserError(
+            f"the evaluations have {len(before)} and {len(after)} problems: compare two models on "
+            "the same ones"
+        )
+    pairs = [tuple(map(valid_rewards, pair)) for pair in zip(before, after, strict=True)]
+    means = [[_mean(rewards) for rewards in pair] for pair in pairs if all(pair)]
+    a, b = [one for one, _ in means], [other for _, other in means]
+    shares = all(0 <= value <= 1 for value in (*a, *b))
+    step = 1 / len(before[0].trajectories) if before and shares else 0.0
+    return estimates.paired(a, b, step)
+
+
+def _asked(problem: Problem) -> tuple[object, ...]:
+    return problem.id, problem.prompt, problem.messages, problem.answer
+
+
+def _mean(rewards: Sequence[Reward]) -> float:
+    return float(np.mean([reward.correct for reward in rewards]))

@@ -96,6 +96,13 @@ def drop_half_row(path: Path) -> None:
             os.truncate(path, whole)
 
 
+def keep_rows(path: Path, rows: int) -> None:
+    """Cut a JSON-lines file after its first ``rows`` rows."""
+    if path.exists():
+        lines = path.read_bytes().split(b"\n")
+        replace_file(path, b"".join(line + b"\n" for line in lines[:-1][:rows]))
+
+
 def replace_file(path: Path, data: bytes) -> None:
     """Write a file so that under its name is always either the old or the new whole."""
     hidden = _hidden(path, "new")

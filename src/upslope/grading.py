@@ -13,6 +13,7 @@ from typing import Any
 from upslope.types import Env, Problem, Reward, Trajectory, UserError
 
 SECONDS = 60.0
+PATIENCE = 30  # times as long, for a grader that moves
 
 
 async def grade(
@@ -20,19 +21,15 @@ async def grade(
 ) -> Sequence[Reward]:
     """One checked reward for each trajectory.
 
-    UserError where the grader raises, takes more than ``seconds``, or returns what is no reward.
+    UserError where the grader raises, does not move for ``seconds``, or returns what is no reward.
+    To move is to be resumed after waiting: a grader whose workers are busy with other groups'
+    answers says so from time to time, and is not taken to hang.
     """
     name = f"{type(env).__name__}.rewards"
     try:
-        async with asyncio.timeout(seconds):
-            try:
-                rewards = await Interruptible(env.rewards(problem, trajectories), seconds)
-            except UserError:
-                raise
-            except Exception as error:
-                raise UserError(
-                    f"{name} raised {type(error).__name__} on problem {problem.id!r}: {error}"
-                ) from error
+        async with asyncio.timeout(PATIENCE * seconds), asyncio.timeout(seconds) as still:
+            with blaming(name, problem):
+                rewards = await Interruptible(env.rewards(problem, trajectories), seconds, still)
     except (TimeoutError, Overtime) as error:
         raise UserError(
             f"{name} took more than {seconds:g} s on problem {problem.id!r}: "
@@ -40,6 +37,19 @@ async def grade(
         ) from error
     _check(name, problem, trajectories, rewards)
     return rewards
+
+
+@contextmanager
+def blaming(name: str, problem: Problem) -> Iterator[None]:
+    """Turn what an env's part raises into a UserError that names both, unless it is one."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(
+            f"{name} raised {type(error).__name__} on problem {problem.id!r}: {error}"
+        ) from error
 
 
 def _check(
@@ -71,11 +81,14 @@ class Overtime(BaseException):
 class Interruptible:
     """Awaits ``work``, and breaks into it where it computes for ``seconds`` without awaiting.
 
-    A timeout of asyncio alone never sees a grader that blocks the event loop.
+    A timeout of asyncio alone never sees a grader that blocks the event loop. ``still`` is the
+    timeout that begins anew whenever ``work`` moves.
     """
 
-    def __init__(self, work: Awaitable[Sequence[Reward]], seconds: float) -> None:
-        self.work, self.seconds = work, seconds
+    def __init__(
+        self, work: Awaitable[Sequence[Reward]], seconds: float, still: asyncio.Timeout
+    ) -> None:
+        self.work, self.seconds, self.still = work, seconds, still
 
     def __await__(self) -> Generator[Any, Any, Sequence[Reward]]:
         steps = self.work.__await__()
@@ -90,6 +103,8 @@ class Interruptible:
             cancelled = None
             try:
                 yield wanted
+                if not self.still.expired():
+                    self.still.reschedule(asyncio.get_running_loop().time() + self.seconds)
             except asyncio.CancelledError as error:
                 cancelled = error
 

@@ -3,23 +3,34 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from dataclasses import replace
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 from upslope import machine, selfcheck
 from upslope.batch import Batch
+from upslope.checkpoints import Checkpoint, Place
 from upslope.curve import curve_svg
 from upslope.learner import Learner
-from upslope.ledger import Totals
-from upslope.models.load import save
+from upslope.models.load import save, save_adapter
 from upslope.recipe import Recipe, dump
-from upslope.result import Accuracy, Result, StageResult
+from upslope.result import Result, StageResult
 from upslope.runs import Run
 from upslope.selfcheck import Proof
 from upslope.session import Say, Session
+from upslope.sinks import feeding
 from upslope.stages import Built
-from upslope.train import train
+from upslope.train import Parts, train
 from upslope.types import Group, Watch
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """What a checkpoint kept, beside the weights."""
+
+    checkpoint: Checkpoint
+    learner: Mapping[str, Any]
 
 
 def train_recipe(
@@ -30,32 +41,44 @@ def train_recipe(
     Raises UserError for everything its user can mend.
     """
     session = Session(recipe, say, watches)
-    if recipe.check.enabled:
-        for proof in asyncio.run(prove(session)):
-            say(f"  proven: {proof.claim} ({proof.seen})")
+    check(session)
     with Run.create(recipe.runs, recipe.name, dump(session.recipe), recipe.seed, argv) as run:
         say(f"  run: {run.path}")
-        try:
-            asyncio.run(train_stages(session, run))
-        except KeyboardInterrupt:
-            say(f"stopped: {len(run.metrics())} steps are kept in {run.path}")
-            raise
+        finish(session, run)
     return run
 
 
-async def train_stages(session: Session, run: Run) -> Result:
-    """Train every stage, then write model, curve and result."""
-    step, stages = 0, list[StageResult]()
-    for one in session.stages:
-        first, spent = step, session.ledger.totals()
-        parts = session.parts(one, run, first)
-        try:
-            before, step, stopped, after = await train(parts, first, one.algorithm.start())
-        finally:
-            await parts.source.close()
-        found = (before, after, stopped)
-        stages.append(stage_result(one, found, step - first, session.ledger.totals().since(spent)))
+def check(session: Session) -> None:
+    """The self-check, said proof by proof, unless it is off."""
+    if session.recipe.check.enabled:
+        for proof in asyncio.run(prove(session)):
+            session.say(f"  proven: {proof.claim} ({proof.seen})")
+
+
+def finish(session: Session, run: Run, resumed: Resumed | None = None) -> None:
+    """Train to the end; on Ctrl-C say what is kept."""
+    try:
+        config = tomllib.loads(dump(session.recipe))
+        with feeding(session.recipe.sinks, run.path, config) as feeds:
+            session.watches = (*session.watches, *feeds)
+            asyncio.run(train_stages(session, run, resumed))
+    except KeyboardInterrupt:
+        session.say(f"stopped: {len(run.metrics())} steps are kept in {run.path}")
+        raise
+
+
+async def train_stages(session: Session, run: Run, resumed: Resumed | None) -> Result:
+    """Train every stage that is left, then write model, curve and result."""
+    stages = [*resumed.checkpoint.done] if resumed else list[StageResult]()
+    step = resumed.checkpoint.place.first if resumed else 0
+    for one in session.stages[len(stages) :]:
+        state = dict(one.algorithm.start())
+        at = Place(step=step, first=step, spent=session.ledger.totals(), state=state)
+        stages.append(await train_stage(session, run, one, at, stages, resumed))
+        step, resumed = step + stages[-1].steps, None
     run.save_model(lambda folder: save(session.policy, folder))
+    if session.policy.rank:
+        run.save_adapter(lambda folder: save_adapter(session.policy, folder))
     run.save_curve(curve_svg(run.metrics(), run.evaluations(), run.name))
     totals = session.ledger.totals()
     result = Result(
@@ -73,21 +96,59 @@ async def train_stages(session: Session, run: Run) -> Result:
     return result
 
 
-def stage_result(
-    one: Built, found: tuple[Accuracy, Accuracy, str], steps: int, spent: Totals
+async def train_stage(
+    session: Session,
+    run: Run,
+    one: Built,
+    at: Place,
+    done: Sequence[StageResult],
+    resumed: Resumed | None,
 ) -> StageResult:
-    """What a stage changed and took."""
-    before, after, stopped = found
+    """Train one stage, from its beginning or from where it was; what it changed and took."""
+    at = resumed.checkpoint.place if resumed else at
+    assessment = session.assessment(one, run)
+    parts = session.parts(one, assessment, at, done)
+    selects, selected = one.stage.evaluation.select, None
+    try:
+        if resumed:
+            await restore(parts, resumed)
+        if selects and at.tested is None:
+            await parts.synchronise(at.step, False)
+            at = at.model_copy(update={"tested": await assessment.test(at.step)})
+        at = await train(parts, at)
+        before, after = at.before, at.after
+        if selects:
+            selected = assessment.choose()
+            await parts.synchronise(at.step, False)
+            before, after = at.tested, await assessment.test(at.step)
+    finally:
+        await parts.source.close()
+    if at.stopped == "signal":
+        session.say(
+            f"stage {one.stage.name} ends: no group of rollout.tries={one.stage.rollout.tries} "
+            "times as many as wanted had anything to teach"
+        )
+    assert before is not None and after is not None, "a stage begins with an evaluation"
+    spent = session.ledger.totals().since(at.spent)
     return StageResult(
         name=one.stage.name,
         before=before,
         after=after,
-        steps=steps,
+        steps=at.step - at.first,
         flops=spent.flops,
         seconds=spent.seconds,
         cpu_seconds=spent.cpu_seconds,
-        stopped_by=stopped,
+        stopped_by=at.stopped,
+        selected=selected,
     )
+
+
+async def restore(parts: Parts, resumed: Resumed) -> None:
+    """Put a stage's parts back to where a checkpoint found them."""
+    parts.ledger.load_state(resumed.checkpoint.ledger)
+    parts.source.load_state(resumed.checkpoint.source)
+    parts.learner.load_state(resumed.learner)
+    await parts.synchronise(resumed.checkpoint.place.step, False)
 
 
 async def prove(session: Session) -> list[Proof]:
@@ -104,9 +165,12 @@ async def prove(session: Session) -> list[Proof]:
 
 async def prove_stage(session: Session, one: Built) -> list[Proof]:
     """One stage's env, rollouts, log-probabilities and gradient."""
-    k = session.recipe.check.problems
-    problems = [*one.problems("train")[:k], *session.held_out(one)[:k]]
+    k = max(session.recipe.check.problems, len(one.weights))  # of several envs, one of each
+    held_out = [p for problems in session.held_out(one).values() for p in problems]
+    problems = [*one.problems("train")[:k], *held_out[:k]]
     proofs = await selfcheck.prove_env(one.env, problems, session.chat)
+    name, train = type(one.env).__name__, session.trained_on(one)
+    proofs.append(selfcheck.prove_held_out(name, train, held_out))
     learner = Learner(
         session.policy,
         one.stage.learner,

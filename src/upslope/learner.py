@@ -6,7 +6,6 @@ Weights are set over the whole update, so that no split into micro-batches chang
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
@@ -17,9 +16,13 @@ from torch import Tensor
 
 from upslope import losses
 from upslope.batch import Algorithm, Batch, Column, Outputs, with_old
+from upslope.models.fused import fill
 from upslope.models.logprobs import Work, prepare, token_logprobs
+from upslope.models.lora import shared_copy
 from upslope.models.policy import Policy
 from upslope.settings import Learner as LearnerSettings
+from upslope.settings import Rollout
+from upslope.steps import Spikes, learning_rate
 from upslope.types import Metrics, UserError
 
 Phase = Literal["update", "reference"]
@@ -27,7 +30,10 @@ Spend = Callable[[Phase, float, int], None]
 
 
 class Learner:
-    """``spend(phase, flops, tokens)`` is told of every pass; ``reference`` serves a KL penalty."""
+    """``spend(phase, flops, tokens)`` is told of every pass; ``reference`` serves a KL penalty.
+
+    ``total``: updates up to the end of the learning rate's schedule; 0 is without an end.
+    """
 
     def __init__(
         self,
@@ -35,23 +41,24 @@ class Learner:
         settings: LearnerSettings,
         spend: Spend,
         reference: Policy | None = None,
+        total: int = 0,
     ) -> None:
         self.policy, self.settings, self.spend = policy, settings, spend
-        self.reference = reference
+        self.reference, self.total = reference, total
         for each in (policy, reference):
             if each is not None:
                 prepare(each)
         policy.model.train()  # the loader turned dropout off; this enables checkpointing hooks only
         self.optimiser = torch.optim.AdamW(
-            policy.model.parameters(),
+            policy.trained(),
             lr=settings.lr,
             betas=(settings.beta1, settings.beta2),
             eps=settings.eps,
             weight_decay=settings.weight_decay,
             fused=True,
         )
-        self.done = 0
-        self.bad = 0
+        self.done = self.bad = 0
+        self.spikes = Spikes(settings.spike)
 
     def fill(self, batch: Batch, columns: Iterable[Column]) -> Batch:
         """The batch with these columns, computed without gradient before its first update."""
@@ -75,22 +82,30 @@ class Learner:
             self.spend(phase, work.forward, int(part.length.sum()))
         return values
 
-    def update(self, batch: Batch, algorithm: Algorithm, importance_cap: float = 0.0) -> Metrics:
-        """Exactly one optimiser step; ``importance_cap`` above 0 weighs tokens by old / engine.
+    def update(
+        self, batch: Batch, algorithm: Algorithm, correction: Rollout | None = None
+    ) -> Metrics:
+        """Exactly one optimiser step; ``correction`` weighs tokens by old / engine as it says.
 
         A non-finite loss or gradient skips the step; past ``bad_steps`` in a row: UserError.
         """
-        tally = self.accumulate(batch, algorithm, self.settings.micro_tokens, importance_cap)
-        norm = self._step(tally)
-        return {**tally.metrics(), "update/grad_norm": norm, "update/skipped": float(self.bad)}
+        tally = self.accumulate(batch, algorithm, self.settings.micro_tokens, correction)
+        return {**tally.metrics(), **self._step(tally)}
 
     def accumulate(
-        self, batch: Batch, algorithm: Algorithm, budget: int, importance_cap: float = 0.0
+        self,
+        batch: Batch,
+        algorithm: Algorithm,
+        budget: int,
+        correction: Rollout | None = None,
     ) -> Tally:
         """Add the update's gradient to the parameters', in micro-batches of ``budget`` tokens."""
-        batch = replace(batch, weights=self._weights(batch, algorithm, importance_cap))
-        live = batch.rows(live_rows(batch, algorithm))
         tally = Tally()
+        batch = replace(batch, weights=algorithm.weights(batch))
+        rows = live_rows(batch, algorithm)
+        if correction is not None:
+            batch = corrected(batch, correction, tally)
+        live = batch.rows(rows)
         for rows in live.micro(budget, algorithm.couples):
             self._accumulate(live.rows(rows), algorithm, tally)
         if not len(live):
@@ -105,19 +120,25 @@ class Learner:
         return self.policy.tensors()
 
     def state(self) -> Mapping[str, Any]:
-        """The optimiser and counters, for a checkpoint; the weights are saved beside it."""
-        return {"optimiser": self.optimiser.state_dict(), "done": self.done, "bad": self.bad}
+        """The optimiser and counters, for a checkpoint; the weights are saved beside it, but those
+        of an adapter are here, and so is what it was when the stage began."""
+        return {
+            "optimiser": self.optimiser.state_dict(),
+            "done": self.done,
+            "bad": self.bad,
+            "norms": list(self.spikes.norms),
+            "adapter": self.policy.adapter(),
+            "reference": self.reference.adapter() if self.reference else {},
+        }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Continue from a checkpoint's state."""
         self.optimiser.load_state_dict(state["optimiser"])
         self.done, self.bad = int(state["done"]), int(state["bad"])
-
-    def _weights(self, batch: Batch, algorithm: Algorithm, cap: float) -> Tensor:
-        weights = algorithm.weights(batch)
-        if cap and batch.old_logprobs is not None:
-            weights = weights * losses.importance(batch.old_logprobs, batch.engine_logprobs, cap)
-        return weights
+        self.spikes = Spikes(self.settings.spike, state["norms"])
+        fill(self.policy.adapter(), state["adapter"].items())
+        if self.reference:
+            fill(self.reference.adapter(), state["reference"].items())
 
     def _score(
         self, part: Batch, algorithm: Algorithm, tally: Tally
@@ -139,25 +160,31 @@ class Learner:
         self.spend("update", work.backward, 0)
         tally.loss(loss.detach(), metrics, part.trained)
 
-    def _step(self, tally: Tally) -> float:
-        """Clip and step, unless something is not finite; the gradient's norm before clipping."""
-        parameters = list(self.policy.model.parameters())
+    def _step(self, tally: Tally) -> Metrics:
+        """Clip and step, unless something is not finite or the gradient is a spike."""
+        parameters = list(self.policy.trained())
         norm = float(torch.nn.utils.clip_grad_norm_(parameters, self.settings.clip or math.inf))
-        if math.isfinite(norm) and math.isfinite(tally.total):
-            warmed = min(1.0, (self.done + 1) / (self.settings.warmup + 1))
+        finite = math.isfinite(norm) and math.isfinite(tally.total)
+        spike = finite and self.spikes.seen(norm)
+        rate = learning_rate(self.settings, self.done, self.total)
+        if finite and not spike:
             for group in self.optimiser.param_groups:
-                group["lr"] = self.settings.lr * warmed
+                group["lr"] = rate
             self.optimiser.step()
-            self.done, self.bad = self.done + 1, 0
-        else:
-            self.bad += 1
+            self.done += 1
+        self.bad = 0 if finite else self.bad + 1
         self.optimiser.zero_grad()
         if self.bad > self.settings.bad_steps:
             raise UserError(
                 f"loss or gradient not finite in {self.bad} updates in a row: lower learner.lr, "
                 "or look at the rewards and log-probabilities of the last steps"
             )
-        return norm
+        return {
+            "update/grad_norm": norm,
+            "update/skipped": float(self.bad),
+            "update/spikes": float(spike),
+            "update/lr": rate,
+        }
 
 
 class Tally:
@@ -200,9 +227,28 @@ class Tally:
         return {**totals, **means, **self.worst}
 
 
+def corrected(batch: Batch, settings: Rollout, tally: Tally) -> Batch:
+    """The batch with weights times old / engine, bounded as the settings say.
+
+    Means stay over all tokens: a masked one counts as 0 and not as absent.
+    """
+    assert batch.old_logprobs is not None
+    assert batch.weights is not None
+    engine = torch.where(batch.trained, batch.engine_logprobs, batch.old_logprobs)
+    raw = losses.ratio(batch.old_logprobs, engine)
+    bounds = (settings.importance_floor, settings.importance_cap)
+    weights = losses.bounded(raw, settings.importance, *bounds)
+    seen, outside = weights[batch.trained], (weights != raw)[batch.trained]
+    tally.add("importance/mean", seen)
+    tally.add("importance/outside_share", outside.float())
+    tally.add("importance/effective_share", losses.effective_share(seen)[None])
+    return replace(batch, weights=batch.weights * weights)
+
+
 def live_rows(batch: Batch, algorithm: Algorithm) -> Tensor:
     """Indices of rows that can have a gradient."""
-    counts = batch.trained.any(1)
+    assert batch.weights is not None
+    counts = (batch.trained & (batch.weights != 0)).any(1)
     if "silent_without_advantage" in algorithm.claims:
         assert batch.advantages is not None
         counts = counts & (batch.advantages != 0).any(1)
@@ -210,8 +256,8 @@ def live_rows(batch: Batch, algorithm: Algorithm) -> Tensor:
 
 
 def frozen_copy(policy: Policy) -> Policy:
-    """A copy that is never trained, as a reference."""
-    copied = replace(policy, model=copy.deepcopy(policy.model))
+    """A copy that is never trained, as a reference; it shares what is frozen beside an adapter."""
+    copied = replace(policy, model=shared_copy(policy.model))
     copied.model.requires_grad_(False)
     return copied
 

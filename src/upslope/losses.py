@@ -6,6 +6,7 @@ update is its value, whatever the split into micro-batches.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,6 +19,7 @@ Mask = Bool[Tensor, "row token"]
 Ids = Int[Tensor, " row"]
 Aggregation = Literal["sequence", "token", "prompt", "constant"]
 KLKind = Literal["k1", "k2", "k3"]
+Importance = Literal["truncate", "mask"]
 
 
 def ratio(logprobs: PerToken, old: PerToken) -> PerToken:
@@ -25,9 +27,28 @@ def ratio(logprobs: PerToken, old: PerToken) -> PerToken:
     return (logprobs - old).clamp(-20, 20).exp()
 
 
+def sequence_ratio(logprobs: PerToken, old: PerToken, trained: Mask, trajectory: Ids) -> PerToken:
+    """exp(mean of log pi / old over a trajectory's trained tokens). GSPO, arXiv:2507.18071.
+
+    On each of its tokens as sg(s) pi / sg(pi): the value is s, and under a mean over the
+    trajectory's tokens the gradient is that of s.
+    """
+    apart = torch.where(trained, (logprobs - old).detach(), 0.0).sum(1)
+    ids, member = torch.unique(trajectory, return_inverse=True)
+    total = apart.new_zeros(len(ids)).index_add(0, member, apart)
+    count = apart.new_zeros(len(ids)).index_add(0, member, trained.sum(1).to(apart.dtype))
+    s = (total / count.clamp(min=1)).clamp(-20, 20).exp()
+    return s[member][:, None] * (logprobs - logprobs.detach()).exp()
+
+
 def policy_gradient(logprobs: PerToken, old: PerToken, advantages: PerToken) -> PerToken:
     """-A sg(pi / old) log pi: REINFORCE at ratio 1, importance-weighted away from it."""
     return -ratio(logprobs, old).detach() * advantages * logprobs
+
+
+def clipped(rho: PerToken, advantages: PerToken, low: float, high: float) -> PerToken:
+    """-min(rho A, clip(rho, 1 - low, 1 + high) A): PPO's clip with separate bounds."""
+    return -torch.minimum(rho * advantages, rho.clamp(1 - low, 1 + high) * advantages)
 
 
 def clipped_surrogate(
@@ -38,12 +59,11 @@ def clipped_surrogate(
     high: float,
     dual: float | None = None,
 ) -> PerToken:
-    """PPO's clip with separate bounds (arXiv:1707.06347, 2503.14476).
+    """``clipped`` on the ratio of each token (arXiv:1707.06347, 2503.14476).
 
     ``dual``: where A < 0 the loss is at most ``-dual * A`` (dual clip, arXiv:1912.09729).
     """
-    rho = ratio(logprobs, old)
-    loss = -torch.minimum(rho * advantages, rho.clamp(1 - low, 1 + high) * advantages)
+    loss = clipped(ratio(logprobs, old), advantages, low, high)
     if dual is None:
         return loss
     return torch.where(advantages < 0, torch.minimum(loss, -dual * advantages), loss)
@@ -56,14 +76,11 @@ def clipped_weight(
     return -ratio(logprobs, old).clamp(max=high).detach() * advantages * logprobs
 
 
-def clipped_share(
-    logprobs: PerToken, old: PerToken, advantages: PerToken, low: float, high: float
-) -> PerToken:
+def clipped_share(rho: PerToken, advantages: PerToken, low: float, high: float) -> PerToken:
     """1 where the clip of the surrogate stops the gradient."""
-    rho = ratio(logprobs, old)
     above = (rho > 1 + high) & (advantages > 0)
     below = (rho < 1 - low) & (advantages < 0)
-    return (above | below).to(logprobs.dtype)
+    return (above | below).to(rho.dtype)
 
 
 def kl(logprobs: PerToken, ref: PerToken, kind: KLKind) -> PerToken:
@@ -81,24 +98,41 @@ def kl(logprobs: PerToken, ref: PerToken, kind: KLKind) -> PerToken:
     return (-k1).exp() - 1 + k1
 
 
+def corrected_kl(logprobs: PerToken, old: PerToken, ref: PerToken, kind: KLKind) -> PerToken:
+    """An estimator on tokens sampled from ``old`` whose gradient is that of KL(pi || ref).
+
+    rho k1 and rho k3 with the gradient taken through rho = pi / old (DeepSeek-V3.2,
+    arXiv:2512.02556); k2 with sg(rho). Per token, as ``kl``.
+    """
+    rho = ratio(logprobs, old)
+    return (rho.detach() if kind == "k2" else rho) * kl(logprobs, ref, kind)
+
+
 @dataclass(frozen=True)
 class KL:
     """Distance to the reference policy, in the loss or in the reward (never both).
 
     In the reward the trajectory's KL so far is subtracted from its total before any baseline.
+    ``corrected``: a KL in the loss has the gradient of KL(pi || ref), off-policy too.
     """
 
     coefficient: float = 0.0
     kind: KLKind = "k3"
     place: Literal["loss", "reward"] = "loss"
+    corrected: bool = False
 
     def __post_init__(self) -> None:
         if self.coefficient < 0:
             raise ValueError(f"kl.coefficient must not be negative, got {self.coefficient}")
-        if self.kind == "k1" and self.place == "loss" and self.coefficient:
+        if self.kind == "k1" and self.in_loss and not self.corrected:
             raise ValueError(
                 "k1 as a loss has an expected gradient of 0: "
-                'use kl.kind = "k2" or "k3", or kl.place = "reward"'
+                'use kl.kind = "k2" or "k3", kl.corrected = true, or kl.place = "reward"'
+            )
+        if self.corrected and self.place == "reward":
+            raise ValueError(
+                "kl.corrected is about the gradient of a KL in the loss, and a reward has none: "
+                'leave it out, or use kl.place = "loss"'
             )
 
     @property
@@ -109,10 +143,69 @@ class KL:
     def in_reward(self) -> bool:
         return self.coefficient > 0 and self.place == "reward"
 
+    def per_token(self, logprobs: PerToken, old: PerToken, ref: PerToken) -> PerToken:
+        """The estimator chosen, without its coefficient."""
+        if self.corrected:
+            return corrected_kl(logprobs, old, ref, self.kind)
+        return kl(logprobs, ref, self.kind)
 
-def importance(old: PerToken, engine: PerToken, cap: float) -> PerToken:
-    """Truncated weight of the learner's old policy over the engine's: min(old / engine, cap)."""
-    return ratio(old, engine).clamp(max=cap)
+
+@dataclass(frozen=True)
+class Entropy:
+    """A bonus of ``coefficient`` times the mean entropy of the tokens' distributions.
+
+    ``target`` above 0 adapts it (Skywork-OR1, arXiv:2505.22312): after a step whose entropy is
+    below the target the coefficient rises by ``step``, else it falls, never under 0; the bonus is
+    paid only after a step whose entropy was at most the target.
+    """
+
+    coefficient: float = 0.0
+    target: float = 0.0
+    step: float = 0.005
+
+    def __post_init__(self) -> None:
+        if min(self.coefficient, self.target, self.step) < 0:
+            raise ValueError("entropy's coefficient, target and step must not be negative")
+
+    @property
+    def wanted(self) -> bool:
+        """Whether the loss reads the entropy."""
+        return self.coefficient > 0 or self.target > 0
+
+    def start(self) -> Mapping[str, float]:
+        """The coefficient and what of it is paid now; nothing where it stays as it is."""
+        return {"coefficient": self.coefficient, "paid": 0.0} if self.target else {}
+
+    def advance(
+        self, state: Mapping[str, float], metrics: Mapping[str, float]
+    ) -> Mapping[str, float]:
+        """The state after a step with this ``entropy/mean``; the same where none was seen."""
+        seen = metrics.get("entropy/mean")
+        if not self.target or seen is None:
+            return state
+        change = self.step if seen < self.target else -self.step
+        coefficient = max(0.0, state["coefficient"] + change)
+        paid = coefficient if seen <= self.target else 0.0
+        return {**state, "coefficient": coefficient, "paid": paid}
+
+    def paid(self, state: Mapping[str, float] | None) -> float:
+        """The coefficient of this step's bonus."""
+        return (state or self.start())["paid"] if self.target else self.coefficient
+
+
+def bounded(weights: Tensor, how: Importance, floor: float, cap: float) -> Tensor:
+    """Importance weights within [floor, cap]: cut to it, or 0 outside of it.
+
+    "truncate" with a floor of 0 is TIS; "mask" is IcePop's and MIS's form.
+    """
+    cut = weights.clamp(floor, cap)
+    return cut if how == "truncate" else torch.where(cut == weights, weights, 0.0)
+
+
+def effective_share(weights: Tensor) -> Tensor:
+    """Effective sample size over sample size: (sum w)^2 / (n sum w^2); 0 where all are 0."""
+    square = len(weights) * (weights**2).sum()
+    return torch.where(square > 0, weights.sum() ** 2 / square.clamp(min=1e-30), 0.0)
 
 
 def token_mean(trained: Mask) -> PerToken:

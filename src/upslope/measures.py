@@ -20,10 +20,12 @@ def rollout_metrics(groups: Sequence[Group], version: int) -> Metrics:
         "reward/invalid_share": 1 - len(valid) / len(rewards),
         "length/mean": float(np.mean(lengths)),
         "length/max": float(max(lengths)),
-        "length/truncated_share": float(
-            np.mean([t.turns[-1].stop_reason == "length" for t in plays])
+        "length/truncated_share": float(np.mean([t.truncated for t in plays])),
+        "length/interrupted_share": float(
+            np.mean([any(turn.stop_reason == "interrupted" for turn in t.turns) for t in plays])
         ),
-        "groups/mixed_share": float(np.mean([mixed(g) for g in groups])),
+        "groups/used": float(len(groups)),
+        "groups/mixed_share": float(np.mean([g.mixed for g in groups])),
         "staleness/max": float(max(staleness)),
         "staleness/mean": float(np.mean(staleness)),
         # Nothing graded is not a reward of 0, but a row without a number helps nobody plot it.
@@ -34,6 +36,20 @@ def rollout_metrics(groups: Sequence[Group], version: int) -> Metrics:
         metrics[f"reward/part/{name}"] = float(np.mean([r.parts.get(name, 0.0) for r in valid]))
     for name in sorted({name for r in valid for name in r.costs}):
         metrics[f"reward/cost/{name}"] = float(np.mean([r.costs.get(name, 0.0) for r in valid]))
+    return metrics | env_metrics(groups)
+
+
+def env_metrics(groups: Sequence[Group]) -> Metrics:
+    """What each of several envs gave; nothing where there is one."""
+    metrics: Metrics = {}
+    for env in sorted({g.problem.env for g in groups} - {""}):
+        own = [g for g in groups if g.problem.env == env]
+        valid = [r for g in own for r in g.rewards if r.valid]
+        metrics[f"env/{env}/groups"] = float(len(own))
+        metrics[f"env/{env}/mixed_share"] = float(np.mean([g.mixed for g in own]))
+        metrics[f"env/{env}/length"] = float(np.mean([t.length for t in played(own)]))
+        if valid:
+            metrics[f"env/{env}/reward"] = float(np.mean([r.total for r in valid]))
     return metrics
 
 
@@ -42,9 +58,10 @@ def played(groups: Sequence[Group]) -> list[Trajectory]:
     return [t for g in groups for t in g.trajectories]
 
 
-def mixed(group: Group) -> bool:
-    """Whether its valid members earned different rewards, without which there is no signal."""
-    return len({r.total for r in group.rewards if r.valid}) > 1
+def changes(metrics: Metrics) -> bool:
+    """Whether a step must have changed the weights: it had a gradient, and none was skipped."""
+    skipped = metrics["update/skipped"] or metrics["update/spikes"]
+    return metrics["update/grad_norm"] > 0 and not skipped
 
 
 def merged(updates: Sequence[Metrics]) -> Metrics:

@@ -12,10 +12,15 @@ from typing import Any
 from upslope.types import UserError
 
 
+MIXTURE = "mixture"
+
+
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     """``base`` with ``over`` laid on it, table by table; a component of another type replaces."""
     if "type" in base and over.get("type", base["type"]) != base["type"]:
         return dict(over)
+    if base.get("type") == MIXTURE and "parts" not in over:
+        return {**base, "parts": _parts(base["parts"], over)}
     merged = dict(base)
     for key, value in over.items():
         old = merged.get(key)
@@ -24,6 +29,30 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
         else:
             merged[key] = value
     return merged
+
+
+def label_of(part: Mapping[str, Any]) -> str:
+    """What an env of several is called: its label, else its type, or its class in a file."""
+    return str(part.get("label") or str(part.get("type", "")).rpartition(".py:")[2])
+
+
+def mixed(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """A table whose ``[[env]]`` is written as one env, a mixture of parts."""
+    if not isinstance(tree.get("env"), list):
+        return dict(tree)
+    return {**tree, "env": {"type": MIXTURE, "parts": tree["env"]}}
+
+
+def _parts(parts: Sequence[Mapping[str, Any]], over: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Parts of a mixture under changes by label."""
+    labels = [label_of(part) for part in parts]
+    for label in over:
+        if label not in labels and label != "type":
+            raise UserError(
+                f"there is no env {label}: write env.<label>.<key>=value with one of {labels}"
+            )
+    changes = [over.get(label, {}) for label in labels]
+    return [merge(part, change) for part, change in zip(parts, changes, strict=True)]
 
 
 def tree_of(overrides: Sequence[str]) -> dict[str, Any]:

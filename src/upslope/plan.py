@@ -49,7 +49,7 @@ def sizes(session: Session, one: Built) -> Sizes:
     stage, chat, cost = one.stage, session.chat, session.policy.cost
     problems = one.problems("train")[:200]
     lengths = [len(chat.encode(chat.messages(p))) for p in problems]
-    prompt, reply = sum(lengths) / len(lengths), stage.rollout.max_tokens
+    prompt, reply = sum(lengths) / len(lengths), session.player(one).longest
     live = stage.source.type == "rollouts"
     groups, members = stage.rollout.problems, stage.rollout.group if live else 1
     rows = groups * members
@@ -58,11 +58,10 @@ def sizes(session: Session, one: Built) -> Sizes:
     head = rows * reply
     forward = cost.forward(packed, pairs, head)
     learner = stage.learner
-    # Backward is twice the forward, and the head's logits are computed once more.
-    update = 3 * forward + cost.head * head
-    passes = learner.epochs + (1 if learner.updates * learner.epochs > 1 else 0) / 3
+    update = forward + cost.token_back * packed + 2 * cost.pair * pairs + cost.head_back * head
+    filled = forward if learner.updates * learner.epochs > 1 else 0.0
     prefill, decode = sampled(session, groups, members, prompt, reply) if live else (0.0, 0.0)
-    held = len(session.held_out(one))
+    held = max(map(len, session.held_out(one).values()))
     every = stage.evaluation.every
     return Sizes(
         name=stage.name,
@@ -73,7 +72,7 @@ def sizes(session: Session, one: Built) -> Sizes:
         tokens=packed,
         prefill=prefill,
         decode=decode,
-        update=update * passes,
+        update=update * learner.epochs + filled,
         reference=forward if "ref_logprobs" in one.algorithm.needs else 0.0,
         evaluation=sum(sampled(session, held, stage.evaluation.samples + 1, prompt, reply)),
         evaluations=2 + ((stage.stop.steps - 1) // every if every else 0),
@@ -112,17 +111,19 @@ class Memory:
 def memory(session: Session) -> Memory:
     """Of the whole run: the most any stage needs."""
     policy = session.policy
-    weights = float(sum(t.numel() * t.element_size() for _, t in policy.tensors()))
+    weights = float(sum(p.numel() * p.element_size() for p in policy.model.parameters()))
+    trained = float(sum(p.numel() * p.element_size() for p in policy.trained()))
     head, _ = policy.head()
+    # The engine keeps a copy of a head that is computed in another dtype.
+    cast = head.numel() * policy.head_dtype.itemsize if head.dtype != policy.head_dtype else 0
     reference = any("ref_logprobs" in one.algorithm.needs for one in session.stages)
     tokens = session.recipe.learner.micro_tokens
     return Memory(
         weights=weights,
-        gradients=weights,
-        optimiser=2 * weights,
-        # The engine keeps its head transposed beside its embedding.
-        engine=weights + head.numel() * head.element_size(),
-        reference=weights if reference else 0.0,
+        gradients=trained,
+        optimiser=2 * trained,
+        engine=weights + cast,
+        reference=trained if reference else 0.0,
         activations=float(session.activations * tokens),
     )
 
@@ -138,13 +139,25 @@ def speed() -> float:
     return best
 
 
+def adapter(session: Session) -> str:
+    """What is trained in place of the weights, in words."""
+    policy = session.policy
+    if not policy.rank:
+        return ""
+    own = sum(parameter.numel() for parameter in policy.trained())
+    return (
+        f"; an adapter of rank {policy.rank} is trained, {own / 1e6:.3f}M parameters "
+        f"({100 * own / count(policy):.1f}%)"
+    )
+
+
 def lines(session: Session) -> list[str]:
     """The plan in words."""
     held, out = memory(session), []
     gib = 2**30
     out.append(
         f"model {session.recipe.model}: {count(session.policy) / 1e6:.2f}M parameters, "
-        f"context {session.policy.context}"
+        f"context {session.policy.context}{adapter(session)}"
     )
     out.append(
         f"memory about {held.total / gib:.2f} GiB: weights {held.weights / gib:.2f}, gradients "

@@ -34,22 +34,30 @@ class Pace:
 
     def __init__(self, stages: Sequence[Stage]) -> None:
         self.totals = {stage.name: stage.stop.steps for stage in stages}
-        self.stage, self.total, self.done = "", 0, 0
-        self.seconds = self.last = 0.0
+        self.stage, self.total, self.done, self.here = "", 0, 0, 0
+        self.seconds, self.last = 0.0, time.monotonic()
 
-    def evaluated(self, stage: str) -> bool:
-        """Call at each evaluation; whether a stage begins with it."""
-        begins, self.last = stage != self.stage, time.monotonic()
+    def begins(self, stage: str, before: int) -> bool:
+        """Call with the steps of the run before; whether this is the first seen of a stage."""
+        begins = stage != self.stage
         if begins:
+            names = list(self.totals)
+            earlier = sum(self.totals[name] for name in names[: names.index(stage)])
             self.stage, self.total = stage, self.totals[stage]
-            self.done, self.seconds = 0, 0.0
+            # Only a resumed stage is not seen from its beginning.
+            self.done, self.here, self.seconds = max(0, before - earlier), 0, 0.0
         return begins
+
+    def evaluated(self) -> None:
+        """Time that an evaluation took is no step's."""
+        self.last = time.monotonic()
 
     def step(self, metrics: Metrics) -> str:
         """A step in words."""
         now = time.monotonic()
-        self.seconds, self.last, self.done = self.seconds + now - self.last, now, self.done + 1
-        each = self.seconds / self.done
+        self.seconds, self.last = self.seconds + now - self.last, now
+        self.done, self.here = self.done + 1, self.here + 1
+        each = self.seconds / self.here
         left = left_text((self.total - self.done) * each) if self.total else ""
         of = f"/{self.total}" if self.total else ""
         return f"{self.done}{of}  {step_text(metrics)}  {each:.1f} s/step{left}"
@@ -76,9 +84,10 @@ class Lines:
         self, stage: str, step: int, groups: Sequence[Group], metrics: Metrics
     ) -> Sequence[Action]:
         """A line for each evaluation and for at most ``LINES`` steps of a stage."""
+        if self.pace.begins(stage, step - bool(groups)) and len(self.pace.totals) > 1:
+            self.line(f"stage {stage}")
         if not groups:
-            if self.pace.evaluated(stage) and len(self.pace.totals) > 1:
-                self.line(f"stage {stage}")
+            self.pace.evaluated()
             self.line(evaluation_line(step, metrics))
             return ()
         text = self.pace.step(metrics)
@@ -119,12 +128,13 @@ class Bars:
         self, stage: str, step: int, groups: Sequence[Group], metrics: Metrics
     ) -> Sequence[Action]:
         """Move the bar, or print an evaluation above it."""
+        if self.pace.begins(stage, step - bool(groups)):
+            self.task = self.progress.add_task(stage, total=self.pace.total or None, text="")
         if groups:
             text = self.pace.step(metrics)
             self.progress.update(self.task, completed=self.pace.done, text=text)
             return ()
-        if self.pace.evaluated(stage):
-            self.task = self.progress.add_task(stage, total=self.pace.total or None, text="")
+        self.pace.evaluated()
         self.progress.console.print(evaluation_line(step, metrics), highlight=False)
         return ()
 

@@ -16,9 +16,10 @@ from typing import Annotated, Any, NamedTuple, TypeVar
 import tomli_w
 from pydantic import BaseModel, ValidationError
 
-from upslope.overrides import leaves, merge, tree_of
+from upslope.overrides import leaves, merge, mixed, tree_of
+from upslope.presets import written_out
 from upslope.sentences import expected, first_error, leaves_of, meaning, shown, unknown
-from upslope.settings import Check, Component, Machine, Name, Sections, Text
+from upslope.settings import Check, Component, Lora, Machine, Name, Sections, Sink, Text
 from upslope.types import UserError
 
 M = TypeVar("M", bound=BaseModel)
@@ -32,6 +33,11 @@ class Stage(Sections):
     env: Annotated[Component, "problems and rewards: a table with a `type`"]
     algorithm: Annotated[Component, "what is learned from rewards: a table with a `type`"]
 
+    @property
+    def updates(self) -> int:
+        """Optimiser steps up to ``stop.steps``; 0 where that is no bound."""
+        return self.stop.steps * self.learner.updates * self.learner.epochs
+
 
 class Recipe(Sections):
     """A whole run. Its tables are the base that each ``[[stage]]`` is merged onto."""
@@ -42,6 +48,9 @@ class Recipe(Sections):
     runs: Annotated[Text, "folder of run directories"] = "runs"
     env: Annotated[Component | None, "problems and rewards"] = None
     algorithm: Annotated[Component | None, "what is learned from rewards"] = None
+    engine: Annotated[Component, "what samples replies"] = Component(type="local")
+    sinks: Annotated[tuple[Sink, ...], "where metrics go besides the run's own files"] = ()
+    lora: Lora = Lora()
     machine: Machine = Machine()
     check: Check = Check()
     stage: Annotated[tuple[dict[str, Any], ...], "stages, each a name and changes"] = ()
@@ -55,11 +64,14 @@ class Recipe(Sections):
         tables = self.stage or ({"name": "train"},)
         stages = [_stage(base, table, i) for i, table in enumerate(tables)]
         names = [s.name for s in stages]
+        if self.lora.targets and not self.lora.rank:
+            raise UserError("lora.targets is of an adapter that there is none of: set lora.rank")
         for stage in stages:
             at = f"stage.{stage.name}." if self.stage else ""
             if names.count(stage.name) > 1:
                 raise UserError(f"two stages are named {stage.name}: give each its own name")
             _refuse_contradictions(stage, self.machine, at)
+            _refuse_schedule(stage, at)
         return stages
 
 
@@ -77,7 +89,9 @@ def read(given: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -
 
     Raises UserError, one sentence, for whatever is wrong with it.
     """
-    raw = dict(given) if isinstance(given, Mapping) else _load(Path(given))
+    raw = mixed(given if isinstance(given, Mapping) else _load(Path(given)))
+    if isinstance(raw.get("stage"), list):
+        raw["stage"] = [mixed(t) if isinstance(t, Mapping) else t for t in raw["stage"]]
     tree = tree_of(overrides)
     changes = tree.pop("stage", {})
     if not isinstance(changes, Mapping):
@@ -85,7 +99,7 @@ def read(given: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -
     raw = merge(raw, tree)
     if changes:
         raw["stage"] = _change_stages(raw.get("stage", []), changes)
-    recipe = _validated(Recipe, raw)
+    recipe = _validated(Recipe, written_out(raw, overridden="preset" in tree))
     stages = recipe.stages()
     for key, value in leaves({k: v for k, v in tree.items() if k != "name"}):
         _refuse_hidden(key, value, recipe.stage, stages)
@@ -95,6 +109,17 @@ def read(given: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -
 def dump(recipe: Recipe) -> str:
     """The recipe as TOML with every setting written out; ``read`` gives an equal recipe back."""
     return tomli_w.dumps(_plain(recipe))
+
+
+def differences(old: Recipe, new: Recipe) -> list[str]:
+    """Dotted keys in which two recipes differ, their names aside; a stage's begin ``stage.``."""
+    trees = [_plain(recipe) for recipe in (old, new)]
+    for tree in trees:
+        tree["stage"] = {stage["name"]: stage for stage in tree.get("stage", [])}
+        del tree["name"], tree["runs"]
+    ours, theirs = (dict(leaves(tree)) for tree in trees)
+    absent = object()
+    return [k for k in {**ours, **theirs} if ours.get(k, absent) != theirs.get(k, absent)]
 
 
 def describe() -> list[Setting]:
@@ -118,7 +143,7 @@ def explain(key: str) -> Setting:
 def settings_count() -> int:
     """How many settings there are, not counting those of components and the list of stages."""
     kinds = {key: field.annotation for key, field in leaves_of(Recipe).items()}
-    return sum(k not in ("env", "algorithm", "source", "stage") for k in kinds)
+    return sum(k not in ("env", "algorithm", "source", "engine", "stage") for k in kinds)
 
 
 def _default(value: Any) -> str:
@@ -166,6 +191,9 @@ def _stage(base: Tree, table: Mapping[str, Any], place: int) -> Stage:
     name = table.get("name")
     if not isinstance(name, str):
         raise UserError(f'stage {place + 1} has no name: write name = "..." in its table')
+    for key in table:
+        if key in Recipe.model_fields and key not in Stage.model_fields:
+            raise UserError(f"a stage cannot change {key}: set it once, above all [[stage]]")
     return _validated(Stage, merge(base, table), f"stage.{name}." if len(table) > 1 else "")
 
 
@@ -218,4 +246,41 @@ def _refuse_contradictions(stage: Stage, machine: Machine, at: str) -> None:
         raise UserError(
             f"{at}stop.accuracy={stop.accuracy:g} is never measured while"
             f" {at}evaluation.every is 0: set it to some steps"
+        )
+    if rollout.importance_floor > rollout.importance_cap:
+        raise UserError(
+            f"{at}rollout.importance_floor={rollout.importance_floor:g} is above"
+            f" {at}rollout.importance_cap={rollout.importance_cap:g}: lower it"
+        )
+    if stage.evaluation.select and not stage.evaluation.every:
+        raise UserError(
+            f"{at}evaluation.select has nothing to choose from while {at}evaluation.every is 0:"
+            " set it to some steps"
+        )
+    if stage.evaluation.select and stage.evaluation.split != "test":
+        raise UserError(
+            f"{at}evaluation.select measures on validation and tests once on test: leave"
+            f" {at}evaluation.split out"
+        )
+    if rollout.think_window and not rollout.think_tokens:
+        raise UserError(
+            f"{at}rollout.think_window={rollout.think_window} moves an interruption that there is"
+            f" none of: set {at}rollout.think_tokens"
+        )
+
+
+def _refuse_schedule(stage: Stage, at: str) -> None:
+    """Refuse a learning rate that falls towards an end which is not known, or not after warm-up."""
+    learner, updates = stage.learner, stage.updates
+    if learner.schedule == "constant":
+        return
+    if not stage.stop.steps:
+        raise UserError(
+            f'{at}learner.schedule="{learner.schedule}" falls towards an end that is not known:'
+            f" set {at}stop.steps"
+        )
+    if learner.warmup >= updates:
+        raise UserError(
+            f"{at}learner.warmup={learner.warmup} leaves none of the {updates} updates of"
+            f' {at}stop.steps to learner.schedule="{learner.schedule}": lower it'
         )

@@ -39,7 +39,11 @@ class Accuracy(Record):
 
 
 class StageResult(Record):
-    """What one stage of a run changed, what it took, evaluations included, and what ended it."""
+    """What one stage of a run changed, what it took, evaluations included, and what ended it.
+
+    ``selected``: the step whose weights did best on validation and were kept, with
+    ``evaluation.select``; ``before`` and ``after`` are then the only looks at the test split.
+    """
 
     name: str
     before: Accuracy
@@ -49,6 +53,7 @@ class StageResult(Record):
     seconds: float
     cpu_seconds: float
     stopped_by: str
+    selected: int | None = None
 
 
 class Result(Record):

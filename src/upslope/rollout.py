@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Coroutine, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
 
 from upslope.chat import Chat
-from upslope.grading import SECONDS, grade
+from upslope.grading import SECONDS, blaming, grade
 from upslope.seeds import seed_of
+from upslope.settings import Rollout
 from upslope.types import (
     Completion,
     Engine,
     Env,
-    Episode,
     Group,
     Message,
     Problem,
+    Reply,
     Sampling,
     Segment,
+    StopReason,
     Trajectory,
     Turn,
     Usage,
@@ -31,8 +34,39 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
+class Thinking:
+    """When a reply is interrupted, and the ``words`` that do it (ScaleRL, arXiv:2510.13786).
+
+    After ``tokens``, or up to ``window`` more, at random, so that no length is learned by heart.
+    """
+
+    tokens: int
+    window: int
+    words: str
+
+    @classmethod
+    def of(cls, settings: Rollout) -> Thinking | None:
+        """As the settings say; None where they interrupt nothing."""
+        if not settings.think_tokens:
+            return None
+        return cls(settings.think_tokens, settings.think_window, settings.interrupt)
+
+    def budget(self, seed: int) -> int:
+        """Tokens before the interruption."""
+        return self.tokens + seed % (self.window + 1)
+
+    def ended(self, text: str) -> bool:
+        """Whether a reply has ended its thinking itself, with the last of the words."""
+        return self.words.split()[-1] in text
+
+
+@dataclass(frozen=True)
 class Player:
-    """What a play needs besides its problem. ``grading`` bounds a group's grading, in seconds."""
+    """What a play needs besides its problem. ``grading`` bounds a group's grading, in seconds.
+
+    ``max_tokens`` bounds a turn, or, with ``thinking``, what follows an interruption. ``context``
+    is what a row may have; a play without room for another turn ends. 0 is no bound.
+    """
 
     engine: Engine
     env: Env
@@ -41,6 +75,16 @@ class Player:
     temperature: float
     max_turns: int = 8
     grading: float = SECONDS
+    thinking: Thinking | None = None
+    context: int = 0
+
+    @property
+    def longest(self) -> int:
+        """The most tokens that a turn may take."""
+        if self.thinking is None:
+            return self.max_tokens
+        first = self.thinking.tokens + self.thinking.window
+        return first + len(self._words(self.thinking)) + self.max_tokens
 
     async def group(self, problem: Problem, visit: int, size: int, seed: int, phase: str) -> Group:
         """Play a problem ``size`` times and grade the plays together.
@@ -66,19 +110,27 @@ class Player:
     ) -> Trajectory:
         (visit, member), (run, phase) = place, seeds
         messages, rows, usage = list(self.chat.messages(problem)), Rows(prompt), Usage()
-        async with self.env.play(problem) as episode:
+        name = type(self.env).__name__
+        async with AsyncExitStack() as stack:
+            with blaming(f"{name}.play", problem):
+                episode = await stack.enter_async_context(self.env.play(problem))
             for turn in range(self.max_turns):
-                seed = seed_of(run, phase, problem.id, visit, member, turn)
-                sampling = Sampling(self.max_tokens, self.temperature, problem.stop, seed)
-                completion = await self.engine.sample(rows.tokens, sampling)
-                usage += completion.usage
-                messages.append(self.chat.parse(completion.tokens.tolist(), problem.stop))
-                rows.sampled(completion, self.temperature)
-                if completion.stop != "stop" or not await self._replied(episode, messages, rows):
+                first, key = len(rows.tokens), (run, phase, problem.id, visit, member, turn)
+                stop, used = await self._turn(problem, rows, key)
+                usage += used
+                messages.append(self.chat.parse(rows.tokens[first:], problem.stop))
+                if stop != "stop":
+                    break
+                with blaming(f"{name}.reply", problem):
+                    reply = await episode.reply(tuple(messages))
+                if reply is None or not self._continued(reply, messages, rows):
                     break
             else:  # the env had more to say than turns were left
-                rows.turns[-1] = replace(rows.turns[-1], stop_reason="turns")
-            facts = dict(await episode.facts())
+                rows.ended("turns")
+            with blaming(f"{name}.facts", problem):
+                facts = dict(await episode.facts())
+            with blaming(f"{name}.play", problem):
+                await stack.aclose()
         return Trajectory(
             problem,
             visit,
@@ -90,18 +142,55 @@ class Player:
             usage=usage,
         )
 
-    async def _replied(self, episode: Episode, messages: list[Message], rows: Rows) -> bool:
-        """Append the env's reply, if there is one, in this segment or a new one."""
-        reply = await episode.reply(tuple(messages))
-        if reply is None:
-            return False
+    async def _turn(
+        self, problem: Problem, rows: Rows, key: tuple[int | str, ...]
+    ) -> tuple[StopReason, Usage]:
+        """Sample a message: in one turn, or in two where it thinks for too long."""
+        if self.thinking is None:
+            said = await self._sampled(problem, rows, self.max_tokens, seed_of(*key))
+            return said.stop, said.usage
+        first, words = len(rows.tokens), self._words(self.thinking)
+        budget = self.thinking.budget(seed_of(*key, "budget"))
+        said = await self._sampled(problem, rows, budget, seed_of(*key))
+        longer = [*rows.tokens, *words]
+        if said.stop != "length" or not self._fits(longer):
+            return said.stop, said.usage
+        if not self.thinking.ended(self.chat.tokenizer.decode(rows.tokens[first:])):
+            rows.ended("interrupted")
+            rows.extended(longer)
+        more = await self._sampled(problem, rows, self.max_tokens, seed_of(*key, "answer"))
+        return more.stop, said.usage + more.usage
+
+    async def _sampled(self, problem: Problem, rows: Rows, most: int, seed: int) -> Completion:
+        sampling = Sampling(most, self.temperature, problem.stop, seed)
+        completion = await self.engine.sample(rows.tokens, sampling)
+        rows.sampled(completion, self.temperature)
+        return completion
+
+    def _continued(self, reply: Reply, messages: list[Message], rows: Rows) -> bool:
+        """Append the env's reply, in this segment or a new one, if another turn has room then."""
         rows.turns[-1] = replace(rows.turns[-1], reward=reply.reward, state=reply.state)
-        if reply.keep is not None:
-            del messages[reply.keep :]
-        messages += reply.messages
-        longer = None if reply.keep is not None else self.chat.extend(rows.tokens, messages)
-        rows.extended(longer, lambda: self.chat.encode(messages))
+        said = [*messages[: reply.keep], *reply.messages]
+        longer = None if reply.keep is not None else self.chat.extend(rows.tokens, said)
+        prompt = self.chat.encode(said) if longer is None else longer
+        if not self._fits(prompt):
+            rows.ended("length")
+            return False
+        messages[:] = said
+        if longer is None:
+            rows.rewritten(prompt)
+        else:
+            rows.extended(prompt)
         return True
+
+    def _fits(self, tokens: Sequence[int]) -> bool:
+        """Whether at least one token can follow."""
+        return not self.context or len(tokens) < self.context
+
+    def _words(self, thinking: Thinking) -> list[int]:
+        """The interruption's tokens."""
+        words: list[int] = self.chat.tokenizer.encode(thinking.words, add_special_tokens=False)
+        return words
 
 
 async def together(plays: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
@@ -139,12 +228,17 @@ class Rows:
         stop = len(self.tokens)
         self.turns.append(Turn(len(self.segments), start, stop, completion.stop, temperature))
 
-    def extended(self, longer: list[int] | None, rewritten: Callable[[], list[int]]) -> None:
-        """Add an env's tokens; where the past was rewritten, open another segment."""
-        if longer is None:
-            self.segments.append(self._segment())
-            self._open(rewritten())
-            return
+    def ended(self, reason: StopReason) -> None:
+        """Say why the last turn did not go on."""
+        self.turns[-1] = replace(self.turns[-1], stop_reason=reason)
+
+    def rewritten(self, prompt: Sequence[int]) -> None:
+        """Open another segment: the past is another one."""
+        self.segments.append(self._segment())
+        self._open(prompt)
+
+    def extended(self, longer: list[int]) -> None:
+        """Add tokens that were not sampled."""
         added = len(longer) - len(self.tokens)
         self.tokens = longer
         self.trained += [False] * added

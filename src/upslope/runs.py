@@ -7,6 +7,7 @@ it is handed; a writer holds the directory's lock, readers need none.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +23,7 @@ from upslope.files import (
     drop_half_row,
     explained,
     finite,
+    keep_rows,
     mend,
     read_rows,
     remove_folder,
@@ -32,9 +34,14 @@ from upslope.result import Result
 from upslope.trajectories import TrajectoryFiles
 from upslope.types import UserError
 
+ROWS = ("metrics.jsonl", "evaluations.jsonl", "tests.jsonl")
+
 
 class Run:
-    """One directory. Made by ``create`` or ``resume`` to write to, by ``open`` to read from."""
+    """One directory. Made by ``create`` or ``resume`` to write to, by ``open`` to read from.
+
+    ``rows``: how many rows each file has that grows, as this writer counts them.
+    """
 
     def __init__(self, path: Path, lock: Lock | None) -> None:
         """Use ``create``, ``resume`` or ``open``."""
@@ -42,6 +49,7 @@ class Run:
         self._lock = lock
         self._trajectories = TrajectoryFiles(path / "trajectories")
         self._step = 0
+        self.rows = dict.fromkeys((*ROWS, "trajectories"), 0)
 
     @classmethod
     def create(
@@ -69,6 +77,18 @@ class Run:
         return cls(path, None)
 
     @classmethod
+    def newest(cls, folder: str | Path, name: str) -> Run:
+        """The run that was begun last among ``name``, ``name-2``, ``name-3``, ..., to read from."""
+        found = [p for p in Path(folder).glob(f"{name}*") if (p / "recipe.toml").is_file()]
+        numbers = {p: re.fullmatch(rf"{re.escape(name)}(?:-(\d+))?", p.name) for p in found}
+        runs = {path: int(match[1] or 1) for path, match in numbers.items() if match}
+        if not runs:
+            raise UserError(
+                f"there is no run {Path(folder) / name} to resume: train without --resume first"
+            )
+        return cls.open(max(runs, key=runs.__getitem__))
+
+    @classmethod
     def resume(cls, path: str | Path) -> Run:
         """A run to go on writing to, put right after whatever ended it."""
         run = cls.open(path)
@@ -76,11 +96,26 @@ class Run:
             run._lock = Lock(run.path / ".lock")
             for folder in (run.path, run.path / "checkpoints", run.path / "trajectories"):
                 mend(folder)
-            drop_half_row(run.path / "metrics.jsonl")
-            drop_half_row(run.path / "evaluations.jsonl")
+            for file in ROWS:
+                drop_half_row(run.path / file)
             run._trajectories.recover()
         run._step = max((row["step"] for row in run.metrics()), default=0)
         return run
+
+    def rewind(self, rows: Mapping[str, int], recipe: str, environment: Mapping[str, Any]) -> None:
+        """Forget what was written after a checkpoint, whose counts of ``rows`` these are.
+
+        ``recipe`` replaces the run's own; ``environment`` becomes a row of ``resumed.jsonl``.
+        """
+        with self._writing("recipe.toml"):
+            for file in ROWS:
+                keep_rows(self.path / file, rows.get(file, 0))
+            self._trajectories.cut(rows.get("trajectories", 0))
+            (self.path / "result.json").unlink(missing_ok=True)
+            replace_file(self.path / "recipe.toml", recipe.encode())
+            append_rows(self.path / "resumed.jsonl", [environment])
+        self.rows = {name: rows.get(name, 0) for name in self.rows}
+        self._step = max((row["step"] for row in self.metrics()), default=0)
 
     @property
     def name(self) -> str:
@@ -96,10 +131,15 @@ class Run:
         """Append a row to ``evaluations.jsonl``: ``Accuracy.metrics`` and the ledger's row."""
         self._append("evaluations.jsonl", step, stage, metrics)
 
+    def log_test(self, step: int, stage: str, metrics: Mapping[str, float]) -> None:
+        """Append a row to ``tests.jsonl``, which counts the looks at a test split kept apart."""
+        self._append("tests.jsonl", step, stage, metrics)
+
     def log_trajectories(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Append rows of ``trajectories.trajectory_row``."""
         with self._writing("trajectories"):
             self._trajectories.append(rows)
+        self.rows["trajectories"] += len(rows)
 
     def checkpoint(self, step: int, write: Callable[[Path], None], keep: int = 1) -> Path:
         """Have ``write`` fill ``checkpoints/step-000040``, then remove all but the ``keep`` newest.
@@ -125,6 +165,31 @@ class Run:
             replace_folder(self.path / "model", write)
         return self.path / "model"
 
+    def save_adapter(self, write: Callable[[Path], None]) -> Path:
+        """Have ``write`` fill ``adapter``, what was trained beside the model's own weights."""
+        with self._writing("adapter"):
+            replace_folder(self.path / "adapter", write)
+        return self.path / "adapter"
+
+    def best(self, stage: str) -> Path:
+        """Where a stage keeps the weights that did best on validation."""
+        return self.path / "best" / stage
+
+    def save_best(self, stage: str, write: Callable[[Path], None]) -> None:
+        """Have ``write`` fill the folder of a stage's best weights."""
+        with self._writing(f"best/{stage}"):
+            replace_folder(self.best(stage), write)
+
+    def reference(self, stage: str) -> Path:
+        """Where a stage keeps the policy that its KL penalty compares with."""
+        return self.path / "references" / stage
+
+    def save_reference(self, stage: str, write: Callable[[Path], None]) -> Path:
+        """Have ``write`` fill the folder of a stage's reference policy."""
+        with self._writing(f"references/{stage}"):
+            replace_folder(self.reference(stage), write)
+        return self.reference(stage)
+
     def save_curve(self, svg: str) -> Path:
         """Write ``curve.svg``."""
         with self._writing("curve.svg"):
@@ -145,6 +210,10 @@ class Run:
     def evaluations(self) -> list[dict[str, Any]]:
         """All rows of ``evaluations.jsonl``."""
         return read_rows(self.path / "evaluations.jsonl")
+
+    def tests(self) -> list[dict[str, Any]]:
+        """All rows of ``tests.jsonl``."""
+        return read_rows(self.path / "tests.jsonl")
 
     def trajectories(self) -> list[dict[str, Any]]:
         """All rows of ``trajectories``, oldest first."""
@@ -188,6 +257,7 @@ class Run:
             row["run/nonfinite"] = nonfinite
         with self._writing(file):
             append_rows(self.path / file, [row])
+        self.rows[file] += 1
 
     @contextmanager
     def _writing(self, name: str) -> Iterator[None]:

@@ -18,6 +18,7 @@ from upslope.chat import Chat
 from upslope.grading import grade
 from upslope.learner import Learner, Tally
 from upslope.models.logprobs import unpacked
+from upslope.overlap import overlap
 from upslope.sources import spoken
 from upslope.types import Env, Group, Problem, UserError
 
@@ -25,6 +26,7 @@ from upslope.types import Env, Group, Problem, UserError
 DRIFT = {torch.float32: 1e-4, torch.bfloat16: 0.25}
 # Relative distance of one gradient computed in two ways.
 GRADIENT = {torch.float32: 1e-3, torch.bfloat16: 5e-2}
+MANY = 50_000  # train problems that held-out ones are looked for in: some seconds
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,27 @@ async def prove_env(env: Env, problems: Sequence[Problem], chat: Chat) -> list[P
         Proof("gold answers earn the full reward, empty ones do not", seen),
         Proof("prompts are tokenised once", f"{len(problems)} problems"),
     ]
+
+
+def prove_held_out(name: str, train: Sequence[Problem], held_out: Sequence[Problem]) -> Proof:
+    """Held-out problems are not trained on: none has the words and the answer of a train problem.
+
+    What is only alike is a figure, no fault: procedural problems resemble each other. Of many train
+    problems the first ``MANY`` are looked at.
+    """
+    seen = overlap(train[:MANY], held_out)
+    if seen.same:
+        here, there = seen.same[0]
+        raise UserError(
+            f"self-check: {len(seen.same)} of {len(held_out)} held-out problems of {name} are in "
+            f"its train split, such as {here!r} (there {there!r}): accuracy on them would be "
+            "memory, so take them out of one of the two, or split by a hash of the question "
+            "(seeds.split_of)"
+        )
+    return Proof(
+        "held-out problems are not in the train split",
+        f"{seen.held_out} and {seen.train}; {len(seen.near)} share most of their wording",
+    )
 
 
 def prove_prompt(chat: Chat, problem: Problem) -> None:
@@ -126,7 +149,11 @@ def prove_gradient(learner: Learner, batch: Batch, algorithm: Algorithm) -> list
         )
     # Old values filled beforehand, not live ones, whose ratio could not but be 1.
     batch = learner.fill(batch, sorted({*algorithm.needs, "old_logprobs"}))
-    batch = replace(batch, reward=batch.trajectory % 2 * 1.0)  # any signal will do
+    batch = replace(
+        batch,
+        reward=batch.trajectory % 2 * 1.0,  # any signal will do
+        truncated=torch.zeros_like(batch.truncated),  # and nothing masked away
+    )
     batch = replace(batch, advantages=algorithm.advantages(batch))
     tally, whole = _gradient(learner, batch, algorithm, budget=2**30)
     seen = tally.metrics()

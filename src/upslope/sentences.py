@@ -99,6 +99,8 @@ def first_error(error: ValidationError, model: type[BaseModel], prefix: str = ""
     field = _field(model, path)
     if found["type"] == "missing":
         return UserError(f"{key} is missing: {meaning(field)}")
+    if path[-1].isdigit():  # what a list holds
+        return wrong(key, found, get_args(bare(field.annotation))[0], ())
     return wrong(key, found, field.annotation, field.metadata)
 
 

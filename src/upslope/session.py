@@ -5,39 +5,37 @@ What is done with them, from the self-check to the result, is in ``launch.py``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
 
 from upslope import machine
-from upslope.batch import State
+from upslope.assessment import Assessment
 from upslope.chat import Chat
-from upslope.checkpoints import Place, write_checkpoint
+from upslope.checkpoints import Checkpoint, Place, write_checkpoint
 from upslope.components import build
-from upslope.engines.local import LocalEngine
-from upslope.evaluate import Both, Evaluation, evaluate
+from upslope.curriculum import Curriculum
+from upslope.demonstrations import Demonstration, read_demonstrations
 from upslope.learner import Learner, frozen_copy
 from upslope.ledger import Ledger
-from upslope.measures import played
 from upslope.models.flops import activation_bytes
-from upslope.models.load import load
+from upslope.models.load import adapted, load, save
 from upslope.recipe import Recipe
-from upslope.result import Accuracy, Estimate
-from upslope.rollout import Player
+from upslope.result import Accuracy, StageResult
+from upslope.rollout import Player, Thinking
 from upslope.runs import Run
-from upslope.sources import Demonstration, Recorded, Rollouts, read_demonstrations
-from upslope.stages import Built, RecordedSettings, built
+from upslope.sources import Recorded, Rollouts
+from upslope.stages import Built, RecordedSettings, RolloutsSettings, built, engine_of
 from upslope.sync import Synchroniser
 from upslope.train import Parts
-from upslope.trajectories import trajectory_row
 from upslope.types import (
     Demonstrates,
     Group,
     InFlight,
-    Metrics,
     Problem,
     Source,
+    Split,
     UserError,
     Watch,
 )
@@ -46,24 +44,37 @@ Say = Callable[[str], None]
 
 
 class Session:
-    """What the stages of one run share. ``watches`` see every step and evaluation."""
+    """What the stages of one run share. ``watches`` see every step and evaluation.
 
-    def __init__(self, recipe: Recipe, say: Say, watches: Sequence[Watch] = ()) -> None:
+    ``weights``: the folder of a checkpoint's model, to start from in place of the recipe's.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        say: Say,
+        watches: Sequence[Watch] = (),
+        weights: Path | None = None,
+    ) -> None:
         self.recipe, self.say, self.watches = recipe, say, watches
-        self.stages = built(recipe)
+        self.stages, opens = built(recipe), engine_of(recipe.engine)
         threads = recipe.machine.threads or machine.cores()
         torch.set_num_threads(threads)
         settings = recipe.learner
         for one in self.stages:
-            if one.stage.learner.dtype != settings.dtype:
+            own = one.stage.learner
+            if (own.dtype, own.head) != (settings.dtype, settings.head):
+                key = "learner.dtype" if own.dtype != settings.dtype else "learner.head"
                 raise UserError(
-                    f"stage.{one.stage.name}.learner.dtype differs from learner.dtype: the stages "
-                    "train one model, so set it once"
+                    f"stage.{one.stage.name}.{key} differs from {key}: the stages train one "
+                    "model, so set it once"
                 )
         self.device = device_of(recipe.machine.device)
-        self.policy = load(
-            recipe.model, recipe.seed, getattr(torch, settings.dtype), self.device, say
-        )
+        # An adapter is beside the weights that it began with; the learner's state has its own.
+        model = recipe.model if recipe.lora.rank else str(weights or recipe.model)
+        self.policy = load(model, recipe.seed, getattr(torch, settings.dtype), self.device, say)
+        if settings.head == "weights":
+            self.policy.head_dtype = self.policy.model.dtype
         self.activations = activation_bytes(self.policy.model.config)
         tokens = settings.micro_tokens or fitting_tokens(self.device, self.activations)
         self.recipe = recipe.model_copy(
@@ -75,8 +86,12 @@ class Session:
         self.stages = built(self.recipe)
         self.chat = Chat(self.policy.tokenizer, self.policy.eos)
         self.ledger = Ledger(recipe.machine.price_per_hour)
-        self.engine = LocalEngine(self.policy, max(b.stage.rollout.rows for b in self.stages))
+        rows = max(b.stage.rollout.rows for b in self.stages)
+        self.engine = opens.open(self.policy, rows)
         self.sync = Synchroniser(self.engine, self.ledger)
+        lora = recipe.lora
+        if lora.rank:
+            self.policy = adapted(self.policy, lora.rank, lora.alpha, lora.targets, recipe.seed)
         for one in self.stages:
             self.fits(one)
 
@@ -90,21 +105,34 @@ class Session:
             rollout.max_tokens,
             rollout.temperature,
             rollout.max_turns,
+            thinking=Thinking.of(rollout),
+            context=self.policy.context,
         )
 
-    def learner(self, one: Built) -> Learner:
-        """A fresh optimiser on the shared policy."""
-        needed = "ref_logprobs" in one.algorithm.needs
-        reference = frozen_copy(self.policy) if needed else None
-        return Learner(self.policy, one.stage.learner, self.ledger.add, reference)
+    def learner(self, one: Built, run: Run, resumed: bool) -> Learner:
+        """A fresh optimiser on the shared policy; the reference is the policy of its start."""
+        reference = None
+        if "ref_logprobs" in one.algorithm.needs and self.policy.rank:
+            reference = frozen_copy(self.policy)  # small; a resumed learner's state has its own
+        elif "ref_logprobs" in one.algorithm.needs and resumed:
+            folder = str(run.reference(one.stage.name))
+            reference = load(folder, 0, self.policy.model.dtype, self.device, self.say)
+            reference.model.requires_grad_(False)
+        elif "ref_logprobs" in one.algorithm.needs:
+            run.save_reference(one.stage.name, lambda folder: save(self.policy, folder))
+            reference = frozen_copy(self.policy)
+        settings, updates = one.stage.learner, one.stage.updates
+        return Learner(self.policy, settings, self.ledger.add, reference, updates)
 
     def source(self, one: Built) -> Source:
         """Where this stage's groups come from."""
         rollout, seed = one.stage.rollout, self.recipe.seed
         if one.stage.source.type == "rollouts":
+            kept = build(RolloutsSettings, one.stage.source.settings, "source")
+            curriculum = Curriculum(one.problems("train"), seed, one.weights, kept.retire)
             return Rollouts(
                 self.player(one),
-                one.problems("train"),
+                curriculum,
                 size=rollout.group,
                 seed=seed,
                 max_staleness=rollout.max_staleness,
@@ -124,10 +152,19 @@ class Session:
             self.ledger.add("prefill", t.usage.prefill_flops, t.usage.computed)
             self.ledger.add("decode", t.usage.decode_flops, t.usage.decoded)
 
-    def held_out(self, one: Built) -> Sequence[Problem]:
-        """The problems that this stage is evaluated on."""
+    def held_out(self, one: Built) -> Mapping[Split, Sequence[Problem]]:
+        """The problems that this stage is evaluated on, by split."""
         settings = one.stage.evaluation
-        return one.problems(settings.split)[: settings.problems]
+        splits: tuple[Split, ...] = ("validation", "test") if settings.select else (settings.split,)
+        return {split: one.problems(split)[: settings.problems] for split in splits}
+
+    def trained_on(self, one: Built) -> Sequence[Problem]:
+        """The problems that this stage learns from."""
+        if one.stage.source.type == "recorded":
+            settings = build(RecordedSettings, one.stage.source.settings, "source")
+            if settings.path:
+                return [shown.problem for shown in read_demonstrations(Path(settings.path))]
+        return one.problems("train")
 
     def fits(self, one: Built) -> None:
         """Refuse a context that the model has no room for, before anything is spent."""
@@ -135,18 +172,34 @@ class Session:
             (len(self.chat.encode(self.chat.messages(p))) for p in one.problems("train")[:50]),
             default=0,
         )
-        wanted = longest + one.stage.rollout.max_tokens
-        if wanted > self.policy.context:
+        rollout = one.stage.rollout
+        if longest + self.player(one).longest > self.policy.context:
+            first = f"rollout.think_tokens={rollout.think_tokens}, its window and interruption and "
             raise UserError(
-                f"rollout.max_tokens={one.stage.rollout.max_tokens} after a prompt of {longest} "
-                f"tokens is longer than {self.recipe.model}'s context of {self.policy.context}: "
-                "lower it, or choose another model"
+                f"{first if rollout.think_tokens else ''}rollout.max_tokens={rollout.max_tokens} "
+                f"after a prompt of {longest} tokens is longer than {self.recipe.model}'s context "
+                f"of {self.policy.context}: lower it, or choose another model"
             )
 
-    def parts(self, one: Built, run: Run, first: int) -> Parts:
-        """A stage as the loop takes it."""
-        learner, source = self.learner(one), self.source(one)
-        player, problems = self.player(one), self.held_out(one)
+    def assessment(self, one: Built, run: Run) -> Assessment:
+        """How a stage is evaluated."""
+        return Assessment(
+            one.stage,
+            self.held_out(one),
+            self.player(one),
+            self.policy,
+            self.ledger,
+            run,
+            self.watches,
+            self.recipe.seed,
+        )
+
+    def parts(
+        self, one: Built, assessment: Assessment, at: Place, done: Sequence[StageResult]
+    ) -> Parts:
+        """A stage as the loop takes it; ``done`` are the stages before it."""
+        run = assessment.run
+        learner, source = self.learner(one, run, at.step > at.first), self.source(one)
         in_flight: InFlight = "keep" if one.stage.rollout.max_staleness else "finish"
 
         async def synchronise(version: int, moved: bool) -> None:
@@ -155,18 +208,19 @@ class Session:
         async def measure(step: int) -> Accuracy:
             if self.sync.version != step or not self.sync.last:
                 await synchronise(step, False)
-            with self.ledger.time("evaluation"):
-                both = await evaluate(
-                    player, problems, one.stage.evaluation.samples, self.recipe.seed
-                )
-            return self.evaluated(one, run, step, both)
+            return await assessment.measure(step)
 
-        def checkpoint(step: int, state: State) -> None:
-            place = Place(
-                one.stage.name, step, first, dict(state), source.state(), self.ledger.state()
+        def checkpoint(at: Place) -> None:
+            kept = Checkpoint(
+                stage=one.stage.name,
+                place=at,
+                source=dict(source.state()),
+                ledger=self.ledger.state(),
+                done=tuple(done),
+                rows=run.rows,
             )
             keep = one.stage.checkpoint.keep
-            run.checkpoint(step, lambda folder: write_checkpoint(folder, learner, place), keep)
+            run.checkpoint(at.step, lambda folder: write_checkpoint(folder, learner, kept), keep)
 
         return Parts(
             one.stage,
@@ -181,43 +235,6 @@ class Session:
             measure,
             checkpoint,
         )
-
-    def evaluated(self, one: Built, run: Run, step: int, both: Both) -> Accuracy:
-        """Record an evaluation and show it to the watches."""
-        used = both.usage
-        self.ledger.add(
-            "evaluation", used.prefill_flops + used.decode_flops, used.computed + used.decoded
-        )
-        accuracy = Accuracy(sampled=estimate(both.sampled), greedy=estimate(both.greedy))
-        metrics: Metrics = {**accuracy.metrics(), **details(both), **self.ledger.row()}
-        run.log_evaluation(step, one.stage.name, metrics)
-        name = f"{one.stage.name}/evaluation"
-        rows = [trajectory_row(step, name, t) for t in played(both.groups)]
-        run.log_trajectories(rows)
-        for watch in self.watches:
-            watch.see(one.stage.name, step, (), metrics)
-        return accuracy
-
-
-def estimate(evaluation: Evaluation) -> Estimate:
-    """An evaluation as ``result.json`` keeps it."""
-    return Estimate(
-        mean=evaluation.mean,
-        low=evaluation.low,
-        high=evaluation.high,
-        problems=evaluation.problems,
-    )
-
-
-def details(both: Both) -> Metrics:
-    """What else an evaluation saw, of its sampled answers."""
-    seen = both.sampled
-    return {
-        "evaluation/sampled/length": seen.length,
-        "evaluation/sampled/reward": seen.reward,
-        "evaluation/sampled/truncated_share": seen.truncated,
-        "evaluation/sampled/invalid": float(seen.invalid),
-    }
 
 
 def device_of(name: str) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Count = Annotated[int, Field(ge=1)]
 Number = Annotated[int, Field(ge=0)]
@@ -17,6 +17,10 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 Text = Annotated[str, Field(min_length=1)]
+Sink = Literal["tensorboard", "wandb", "trackio"]
+INTERRUPT = (  # of ScaleRL (arXiv:2510.13786)
+    "Okay, time is up. Let me stop thinking and formulate a final answer now. </think>"
+)
 
 
 class Settings(BaseModel):
@@ -26,10 +30,22 @@ class Settings(BaseModel):
 
 
 class Component(BaseModel):
-    """A ``type`` (a short name, or ``file.py:Name``) and that class's own settings, still raw."""
+    """A ``type`` (a short name, or ``file.py:Name``) and that class's own settings, still raw.
+
+    ``type = "reasoning_gym:chain_sum"`` is short for that type with ``name = "chain_sum"``.
+    """
 
     model_config = ConfigDict(frozen=True, extra="allow", strict=True)
     type: Annotated[Text, "a short name, or file.py:Name"]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named(cls, given: Any) -> Any:
+        if not isinstance(given, dict) or not isinstance(given.get("type"), str):
+            return given
+        kind, _, name = given["type"].partition(":")
+        short = name and not kind.endswith(".py") and "name" not in given
+        return {**given, "type": kind, "name": name} if short else given
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -49,9 +65,16 @@ class Rollout(Settings):
     correction: Annotated[
         Literal["decoupled", "bypass"], "stale groups: weigh by old/engine, or take old=engine"
     ] = "decoupled"
+    importance: Annotated[
+        Literal["truncate", "mask"], "old/engine out of bounds: cut to the bound, or taken as 0"
+    ] = "truncate"
     importance_cap: Annotated[Positive, "upper bound of the old/engine weight"] = 2.0
+    importance_floor: Annotated[Amount, "lower bound of the old/engine weight"] = 0.0
     rows: Annotated[Count, "rows the engine decodes at once, at most"] = 256
     tries: Annotated[Count, "groups played for each one wanted, at most, when filtered"] = 4
+    think_tokens: Annotated[Number, "tokens before a reply is interrupted; 0 never does"] = 0
+    think_window: Annotated[Number, "how many tokens later that may be, at random"] = 0
+    interrupt: Annotated[Text, "what a reply is interrupted with; not trained"] = INTERRUPT
 
 
 class Learner(Settings):
@@ -59,15 +82,25 @@ class Learner(Settings):
 
     lr: Annotated[Positive, "learning rate of AdamW"] = 1e-6
     warmup: Annotated[Number, "updates over which the learning rate rises to lr"] = 0
+    schedule: Annotated[
+        Literal["constant", "linear", "cosine"], "how it falls after that, up to stop.steps"
+    ] = "constant"
+    floor: Annotated[
+        float, Field(gt=0, le=1), "part of lr that a falling learning rate ends at"
+    ] = 0.1
     beta1: Annotated[Decay, "AdamW's decay of the mean gradient"] = 0.9
     beta2: Annotated[Decay, "AdamW's decay of the mean squared gradient"] = 0.95
     eps: Annotated[Positive, "AdamW's floor under the root mean squared gradient"] = 1e-8
     weight_decay: Annotated[Amount, "AdamW's decoupled weight decay"] = 0.0
     clip: Annotated[Amount, "largest gradient norm; 0 leaves it as it is"] = 1.0
+    spike: Annotated[Amount, "skip gradients this many times the usual norm; 0 skips none"] = 0.0
     updates: Annotated[Count, "updates that a rollout batch is split into"] = 1
     epochs: Annotated[Count, "passes over each rollout batch"] = 1
     micro_tokens: Annotated[Number, "tokens in a micro-batch; 0 fits them to the machine"] = 0
     dtype: Annotated[Literal["float32", "bfloat16"], "type of the weights"] = "float32"
+    head: Annotated[
+        Literal["float32", "weights"], "what logits are computed in, by engine and learner"
+    ] = "float32"
     bad_steps: Annotated[Number, "non-finite updates skipped before the run stops"] = 3
 
 
@@ -78,6 +111,7 @@ class Evaluation(Settings):
     problems: Annotated[Count, "held-out problems"] = 500
     samples: Annotated[Count, "samples of each problem at temperature 1"] = 1
     split: Annotated[Literal["validation", "test"], "split to take them from"] = "test"
+    select: Annotated[bool, "keep the weights best on validation; test only them"] = False
 
 
 class Stop(Settings):
@@ -105,6 +139,16 @@ class Machine(Settings):
     price_per_hour: Annotated[Amount, "what an hour costs; 0 is unpriced"] = 0.0
 
 
+class Lora(Settings):
+    """A low-rank adapter, trained in place of the weights."""
+
+    rank: Annotated[Number, "rank of the adapter; 0 trains all weights"] = 0
+    alpha: Annotated[Positive, "the adapter's product is scaled by alpha / rank"] = 32.0
+    targets: Annotated[
+        tuple[Text, ...], "matrices it adapts, by the end of their names; none is all"
+    ] = ()
+
+
 class Check(Settings):
     """The self-check before the first step."""
 
@@ -115,6 +159,7 @@ class Check(Settings):
 class Sections(Settings):
     """The tables that a stage may have of its own."""
 
+    preset: Annotated[str | None, "a named part of a recipe, under this table's own keys"] = None
     source: Annotated[Component, "where groups come from"] = Component(type="rollouts")
     rollout: Rollout = Rollout()
     learner: Learner = Learner()

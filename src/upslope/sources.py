@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from math import isfinite
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from upslope.chat import Chat
+from upslope.curriculum import Curriculum, order
+from upslope.demonstrations import Demonstration
 from upslope.rollout import Player
 from upslope.seeds import seed_of
 from upslope.types import Group, Metrics, Problem, Reward, Segment, Trajectory, Turn, UserError
 
 
 class Rollouts:
-    """Plays groups of a fixed list of problems, each epoch in another order.
+    """Plays groups of the problems that a curriculum picks.
 
     ``max_staleness`` k keeps k + 1 steps' worth of groups under way; 0 starts only what is asked
     for, so that every group was sampled with the newest weights. A group staler than that is
@@ -32,7 +31,7 @@ class Rollouts:
     def __init__(
         self,
         player: Player,
-        problems: Sequence[Problem],
+        curriculum: Curriculum,
         *,
         size: int,
         seed: int,
@@ -40,22 +39,26 @@ class Rollouts:
         tries: int = 4,
         finished: Callable[[Group], None] = lambda group: None,
     ) -> None:
-        if not problems:
-            raise UserError("the env has no problems in its train split: give it more")
-        self.player, self.problems, self.size, self.seed = player, problems, size, seed
+        self.player, self.curriculum, self.size, self.seed = player, curriculum, size, seed
         self.max_staleness, self.tries, self.finished = max_staleness, tries, finished
-        self.dispatched = self.dropped = self.refused = 0
-        self.underway: deque[tuple[int, asyncio.Task[Group]]] = deque()
+        self.dropped = self.refused = 0
+        self.underway: deque[tuple[Problem, int, asyncio.Task[Group]]] = deque()
+        self.again: deque[tuple[Problem, int]] = deque()
 
     async def groups(self, n: int, version: int, keep: Callable[[Group], bool]) -> list[Group]:
-        """The next ``n`` usable groups, in order of dispatch, within ``tries * n`` plays."""
+        """The next ``n`` usable groups, in order of dispatch, within ``tries * n`` plays.
+
+        Fewer where no more were found in these, or where all problems are retired.
+        """
         taken: list[Group] = []
         for _ in range(n * self.tries):
             self._dispatch(n * (self.max_staleness + 1) - len(taken))
-            _, task = self.underway[0]
-            group = await task
+            if not self.underway:
+                break
+            group = await self.underway[0][2]
             self.underway.popleft()
             self.finished(group)
+            self.curriculum.learn(group)
             if version - group.version > self.max_staleness:
                 self.dropped += 1
             elif not keep(group):
@@ -63,33 +66,39 @@ class Rollouts:
             else:
                 taken.append(group)
             if len(taken) == n:
-                return taken
-        raise UserError(
-            f"only {len(taken)} of {n} groups were usable after {n * self.tries} tries "
-            f"({self.refused} refused, {self.dropped} too stale): choose problems of middling "
-            "difficulty, or raise rollout.tries"
-        )
+                break
+        return taken
 
     def observe(self, groups: Sequence[Group]) -> None:
-        """Nothing to learn: every problem is played equally often."""
+        """Nothing more: pass rates were counted as groups were finished, also of refused ones."""
 
     def metrics(self) -> Metrics:
-        """Groups that were played and not used, so far."""
-        return {"groups/dropped": float(self.dropped), "groups/refused": float(self.refused)}
+        """Groups that were played and not used, so far, and problems retired."""
+        seen = {"groups/dropped": float(self.dropped), "groups/refused": float(self.refused)}
+        if self.curriculum.retire:
+            known = self.curriculum.known.values()
+            seen["groups/retired"] = float(sum(map(self.curriculum.retired, known)))
+        return seen
 
     def state(self) -> Mapping[str, Any]:
-        """The next place in the order, counting groups underway as not yet played."""
-        first = self.underway[0][0] if self.underway else self.dispatched
-        return {"dispatched": first, "dropped": self.dropped, "refused": self.refused}
+        """The curriculum's, and what was dispatched but not used."""
+        unused = [(p, visit) for p, visit, _ in self.underway]
+        return {
+            "curriculum": self.curriculum.state(),
+            "again": [[p.id, visit] for p, visit in (*unused, *self.again)],
+            "dropped": self.dropped,
+            "refused": self.refused,
+        }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Continue: what was underway is played again with the same seeds."""
-        self.dispatched = int(state["dispatched"])
+        self.curriculum.load_state(state["curriculum"])
+        self.again.extend((self.curriculum.known[name], visit) for name, visit in state["again"])
         self.dropped, self.refused = int(state["dropped"]), int(state["refused"])
 
     async def close(self) -> None:
         """Cancel what is underway and wait until it has ended."""
-        tasks = [task for _, task in self.underway]
+        tasks = [task for _, _, task in self.underway]
         self.underway.clear()
         for task in tasks:
             task.cancel()
@@ -97,33 +106,11 @@ class Rollouts:
 
     def _dispatch(self, wanted: int) -> None:
         while len(self.underway) < wanted:
-            visit, place = divmod(self.dispatched, len(self.problems))
-            problem = self.problems[order(len(self.problems), self.seed, visit)[place]]
-            play = self.player.group(problem, visit, self.size, self.seed, "train")
-            self.underway.append((self.dispatched, asyncio.ensure_future(play)))
-            self.dispatched += 1
-
-
-def order(n: int, seed: int, visit: int) -> list[int]:
-    """The order of ``n`` things in one epoch."""
-    key = (n, seed, visit)
-    if key not in _orders:
-        _orders.clear()  # one epoch's order is asked for at a time
-        shuffle = np.random.Generator(np.random.Philox(seed_of(seed, "order", visit)))
-        _orders[key] = shuffle.permutation(n).tolist()
-    return _orders[key]
-
-
-_orders: dict[tuple[int, int, int], list[int]] = {}
-
-
-@dataclass(frozen=True)
-class Demonstration:
-    """A recorded reply to a problem, and what it earned if that is known."""
-
-    problem: Problem
-    reply: str
-    reward: float = 1.0
+            chosen = self.again.popleft() if self.again else self.curriculum.next()
+            if chosen is None:
+                return
+            play = self.player.group(*chosen, self.size, self.seed, "train")
+            self.underway.append((*chosen, asyncio.ensure_future(play)))
 
 
 class Recorded:
@@ -162,15 +149,24 @@ class Recorded:
         return {}
 
     def state(self) -> Mapping[str, Any]:
-        """How many replies were taken."""
-        return {"taken": self.taken}
+        """How many replies were taken, and of which."""
+        return {"taken": self.taken, "replies": self._name()}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Continue after that many."""
+        """Continue after that many; UserError where the replies are not the same ones."""
+        if state["replies"] != self._name():
+            raise UserError(
+                "the recorded replies are not those that the run was begun with: give it the same "
+                "data and settings, or train without --resume"
+            )
         self.taken = int(state["taken"])
 
     async def close(self) -> None:
         """Nothing is underway."""
+
+    def _name(self) -> int:
+        said = ((d.problem.id, d.reply) for d in self.demonstrations)
+        return seed_of("replies", *(part for pair in said for part in pair))
 
     def _group(self, shown: Demonstration, visit: int, version: int) -> Group:
         play = spoken(self.chat, shown.problem, shown.reply, visit, version)
@@ -194,45 +190,3 @@ def spoken(
     turn = Turn(0, len(prompt), len(tokens), "stop")
     said = {"role": "assistant", "content": reply}
     return Trajectory(problem, visit, 0, (segment,), (turn,), (*messages, said))
-
-
-def read_demonstrations(path: Path) -> list[Demonstration]:
-    """JSONL rows {"prompt" or "messages", "reply", "reward"?, "stop"?, "id"?}."""
-    return [
-        _demonstration(row, f"{path}, line {number}", number) for number, row in _json_rows(path)
-    ]
-
-
-def _json_rows(path: Path) -> Iterator[tuple[int, Any]]:
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")  # JSON may hold other line ends
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read source.path {path}: {error}") from error
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            try:
-                yield number, json.loads(line)
-            except json.JSONDecodeError as error:
-                raise UserError(f"{path}, line {number}: not valid JSON ({error.msg})") from error
-
-
-def _demonstration(row: Any, where: str, number: int) -> Demonstration:
-    if not isinstance(row, dict):
-        raise UserError(f"{where}: expected an object with a prompt and a reply")
-    reply, reward, stop = row.get("reply"), row.get("reward", 1.0), row.get("stop", [])
-    if not isinstance(reply, str) or not reply:
-        raise UserError(f'{where}: "reply" must be a non-empty string')
-    if isinstance(reward, bool) or not isinstance(reward, int | float) or not isfinite(reward):
-        raise UserError(f'{where}: "reward" must be a number, got {reward!r}')
-    prompt, messages = row.get("prompt", ""), row.get("messages", [])
-    if not isinstance(prompt, str) or not isinstance(messages, list):
-        raise UserError(f'{where}: "prompt" must be a string and "messages" a list')
-    if bool(prompt) == bool(messages):
-        raise UserError(f'{where}: give either "prompt" or "messages"')
-    if not all(isinstance(m, dict) and {"role", "content"} <= m.keys() for m in messages):
-        raise UserError(f'{where}: each of "messages" must be an object with a role and content')
-    if not isinstance(stop, list) or not all(isinstance(s, str) and s for s in stop):
-        raise UserError(f'{where}: "stop" must be a list of strings')
-    name = str(row.get("id", number))
-    problem = Problem(name, tuple(messages), prompt, tuple(stop), answer=reply)
-    return Demonstration(problem, reply, float(reward))

@@ -7,20 +7,33 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import inf
 from typing import Any
 
 from upslope.algorithms import ALGORITHMS
 from upslope.batch import Algorithm
 from upslope.components import build, find
+from upslope.engines import ENGINES, Opens
 from upslope.envs import ENVS
+from upslope.envs.mixture import Mixture
+from upslope.overrides import MIXTURE, label_of
 from upslope.recipe import Recipe, Stage
 from upslope.settings import Component
+from upslope.sinks import require
 from upslope.types import Demonstrates, Env, Problem, Split, UserError
 
 
 @dataclass(frozen=True)
-class NoSettings:
-    """A component without settings of its own."""
+class RolloutsSettings:
+    """``source = {type = "rollouts"}``. ``retire``: a problem whose trajectories so far were right
+    in such a share is not played again (no-positive-resampling, arXiv:2510.13786); 0 retires none.
+    """
+
+    retire: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.retire <= 1:
+            raise ValueError(f"retire is a share between 0 and 1, got {self.retire}")
 
 
 @dataclass(frozen=True)
@@ -30,8 +43,8 @@ class RecordedSettings:
     path: str = ""
 
 
-SOURCES: Mapping[str, type[NoSettings] | type[RecordedSettings]] = {
-    "rollouts": NoSettings,
+SOURCES: Mapping[str, type[RolloutsSettings] | type[RecordedSettings]] = {
+    "rollouts": RolloutsSettings,
     "recorded": RecordedSettings,
 }
 
@@ -44,13 +57,36 @@ def component(kinds: Mapping[str, str], given: Component | None, kind: str, at: 
 
 
 def env_of(given: Component | None, at: str = "env") -> Env:
-    """An env from its table."""
+    """An env from its table, or several as one from ``[[env]]``."""
+    if given is not None and given.type == MIXTURE:
+        return mixture_of(given.settings.get("parts"), at)
     made = component(ENVS, given, "env", at)
     if not isinstance(made, Env):
         raise UserError(
             f"{at}.type={type_of(given)!r} is not an env: it needs problems, play, rewards"
         )
     return made
+
+
+def mixture_of(parts: Any, at: str) -> Mixture:
+    """Several envs from their tables, each with a ``label`` and a ``weight`` beside its settings."""
+    if not isinstance(parts, list) or not parts or not all(isinstance(p, Mapping) for p in parts):
+        raise UserError(f"{at} of several must be a list of tables: write [[env]] above each")
+    envs, weights = dict[str, Env](), dict[str, float]()
+    for part in parts:
+        label, weight = label_of(part), part.get("weight", 1.0)
+        if label in envs:
+            raise UserError(f'two envs are called {label}: give each its own label = "..."')
+        if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < inf:
+            raise UserError(f"{at}.{label}.weight must be a number above 0, got {weight!r}")
+        own = {k: v for k, v in part.items() if k not in ("label", "weight", "type")}
+        if "type" not in part:
+            raise UserError(f'{at}.{label or "?"} has no type: write type = "..." in its table')
+        if not isinstance(part.get("label", ""), str) or set(label) & set("/."):
+            raise UserError(f"{at}: the label {part['label']!r} must be text without / and dots")
+        envs[label] = env_of(Component(type=part["type"], **own), f"{at}.{label}")
+        weights[label] = float(weight)
+    return Mixture(envs, weights)
 
 
 def algorithm_of(given: Component | None, at: str = "algorithm") -> Algorithm:
@@ -60,6 +96,14 @@ def algorithm_of(given: Component | None, at: str = "algorithm") -> Algorithm:
         raise UserError(
             f"{at}.type={type_of(given)!r} is not an algorithm: see Algorithm in upslope.batch"
         )
+    return made
+
+
+def engine_of(given: Component) -> Opens:
+    """An engine's settings from its table."""
+    made = component(ENGINES, given, "engine", "engine")
+    if not isinstance(made, Opens):
+        raise UserError(f"engine.type={type_of(given)!r} is not an engine: it needs open")
     return made
 
 
@@ -77,6 +121,11 @@ class Built:
     algorithm: Algorithm
     made: dict[Split, Sequence[Problem]] = field(default_factory=dict)
 
+    @property
+    def weights(self) -> Mapping[str, float]:
+        """How often each of several envs has its turn; nothing for a single one."""
+        return self.env.weights if isinstance(self.env, Mixture) else {}
+
     def problems(self, split: Split) -> Sequence[Problem]:
         """The env's problems of a split, made once."""
         if split not in self.made:
@@ -86,6 +135,7 @@ class Built:
 
 def built(recipe: Recipe) -> list[Built]:
     """All stages; raises UserError for what cannot work whatever the model is."""
+    require(recipe.sinks)
     out = []
     for stage in recipe.stages():
         at = f"stage.{stage.name}." if recipe.stage else ""

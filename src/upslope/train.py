@@ -6,17 +6,17 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 
-from upslope.batch import Algorithm, Batch, Column, State
+from upslope.batch import Algorithm, Batch, Column
+from upslope.checkpoints import Place, due
 from upslope.learner import Learner
-from upslope.ledger import Ledger, Totals
-from upslope.measures import merged, played, rollout_metrics
+from upslope.ledger import Ledger
+from upslope.measures import changes, merged, played, rollout_metrics
 from upslope.recipe import Stage
 from upslope.result import Accuracy
 from upslope.runs import Run
 from upslope.seeds import seed_of
-from upslope.settings import Stop
 from upslope.trajectories import trajectory_row
-from upslope.types import Metrics, Source, Watch
+from upslope.types import Group, Metrics, Source, Watch
 
 
 @dataclass(frozen=True)
@@ -33,39 +33,40 @@ class Parts:
     watches: Sequence[Watch]
     synchronise: Callable[[int, bool], Awaitable[None]]
     evaluate: Callable[[int], Awaitable[Accuracy]]
-    checkpoint: Callable[[int, State], None]
+    checkpoint: Callable[[Place], None]
 
 
-async def train(p: Parts, step: int, state: State) -> tuple[Accuracy, int, str, Accuracy]:
-    """Train one stage from ``step`` on: how good it was, last step, what stopped it, how good."""
-    stage, first, spent = p.stage, step, p.ledger.totals()
-    before = accuracy = await p.evaluate(step)
-    stopped = "accuracy" if 0 < stage.stop.accuracy <= before.sampled.mean else ""
-    while not stopped:
+async def train(p: Parts, at: Place) -> Place:
+    """Train one stage from a place on, its beginning or a checkpoint's; the place of its end."""
+    rollout, stop, evaluation = p.stage.rollout, p.stage.stop, p.stage.evaluation
+    if at.after is None:
+        at = at.measured(await p.evaluate(at.step), stop)
+    while not at.stopped:
         with p.ledger.time("decode"):
-            groups = await p.source.groups(stage.rollout.problems, step, p.algorithm.keep)
-        p.source.observe(groups)
-        metrics = rollout_metrics(groups, step) | p.source.metrics()
-        with p.ledger.time("update"):
-            metrics |= await asyncio.to_thread(optimise, p, Batch.of(groups, state), step)
-        state = p.algorithm.advance(state, metrics)
-        step += 1
-        if p.source.live:
-            moved = metrics["update/grad_norm"] > 0 and not metrics["update/skipped"]
-            await p.synchronise(step, moved)
-            p.run.log_trajectories([trajectory_row(step, stage.name, t) for t in played(groups)])
-        metrics |= p.ledger.row()
-        p.run.log(step, stage.name, metrics)
-        actions = [a for w in p.watches for a in w.see(stage.name, step, groups, metrics)]
-        so_far = p.ledger.totals().since(spent)
-        stopped = "watch" if actions else bound_reached(stage.stop, step - first, so_far)
-        if stopped or (stage.evaluation.every and (step - first) % stage.evaluation.every == 0):
-            accuracy = await p.evaluate(step)
-        if 0 < stage.stop.accuracy <= accuracy.sampled.mean:
-            stopped = stopped or "accuracy"
-        if stopped or (stage.checkpoint.every and step % stage.checkpoint.every == 0):
-            p.checkpoint(step, state)
-    return before, step, stopped, accuracy
+            groups = await p.source.groups(rollout.problems, at.step, p.algorithm.keep)
+        at = await learn(p, at, groups) if groups else at.ended("signal")
+        at = at.bounded(stop, p.ledger.totals())
+        if at.stopped or due(at.step - at.first, evaluation.every):
+            at = at.measured(await p.evaluate(at.step), stop)
+        if at.stopped or due(at.step, p.stage.checkpoint.every):
+            p.checkpoint(at)
+    return at
+
+
+async def learn(p: Parts, at: Place, groups: Sequence[Group]) -> Place:
+    """One step: its updates, the new weights into the engine, and what there is to say of it."""
+    p.source.observe(groups)
+    metrics = rollout_metrics(groups, at.step) | p.source.metrics()
+    with p.ledger.time("update"):
+        metrics |= await asyncio.to_thread(optimise, p, Batch.of(groups, at.state), at.step)
+    at, name = at.moved(p.algorithm.advance(at.state, metrics)), p.stage.name
+    if p.source.live:
+        await p.synchronise(at.step, changes(metrics))
+        p.run.log_trajectories([trajectory_row(at.step, name, t) for t in played(groups)])
+    metrics |= p.ledger.row()
+    p.run.log(at.step, name, metrics)
+    actions = [action for w in p.watches for action in w.see(name, at.step, groups, metrics)]
+    return at.ended("watch" if actions else "")
 
 
 def optimise(p: Parts, batch: Batch, step: int) -> Metrics:
@@ -84,17 +85,5 @@ def optimise(p: Parts, batch: Batch, step: int) -> Metrics:
             part = batch.rows(rows)
             if not (seen or rollout.max_staleness):
                 part = replace(part, old_logprobs=None)  # the live values: ratio exactly 1
-            cap = rollout.importance_cap if decoupled else 0.0
-            seen.append(p.learner.update(part, p.algorithm, cap))
+            seen.append(p.learner.update(part, p.algorithm, rollout if decoupled else None))
     return merged(seen)
-
-
-def bound_reached(stop: Stop, steps: int, spent: Totals) -> str:
-    """The first bound of ``stop`` that the stage has reached, "" while there is none."""
-    reached = {
-        "steps": (steps, stop.steps),
-        "flops": (spent.flops, stop.flops),
-        "hours": (spent.seconds / 3600, stop.hours),
-        "money": (spent.money, stop.money),
-    }
-    return next((name for name, (value, bound) in reached.items() if 0 < bound <= value), "")

@@ -85,6 +85,21 @@ class TrajectoryFiles:
             replace_file(self._tail, b"".join(json.dumps(r).encode() + b"\n" for r in rows[moved:]))
         self._waiting = len(rows) - moved
 
+    def cut(self, rows: int) -> None:
+        """Keep the first ``rows`` rows; call it after ``recover``."""
+        left = rows
+        for part in self._parts():
+            kept = _read_part(part)[:left]
+            left -= len(kept)
+            if not kept:
+                part.unlink()
+            else:
+                replace_file(part, _parquet(kept))
+        tail = read_rows(self._tail)[:left]
+        if self._tail.exists():
+            replace_file(self._tail, b"".join(json.dumps(r).encode() + b"\n" for r in tail))
+        self._waiting = len(tail)
+
     def read(self) -> list[dict[str, Any]]:
         """All rows, oldest first."""
         # The tail first: rows that a writer moves meanwhile are then in both, not in neither.

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 Message = Mapping[str, Any]
 Metrics = dict[str, float]
-StopReason = Literal["stop", "length", "turns", "error"]
+StopReason = Literal["stop", "length", "interrupted", "turns", "error"]
 Split = Literal["train", "validation", "test"]
 InFlight = Literal["finish", "keep", "recompute"]
 NOTHING: Mapping[str, Any] = MappingProxyType({})
@@ -36,7 +36,8 @@ class Problem:
     """A prompt (``messages``, or raw ``prompt`` text for base models) and what grading needs.
 
     ``stop``: strings that end a reply to a raw prompt. ``solution``: a reply that earns the full
-    reward, "" where nobody knows one; the self-check plays it against the env's grader.
+    reward, "" where nobody knows one; the self-check plays it against the env's grader. ``env``:
+    which of a recipe's several envs it is of.
     """
 
     id: str
@@ -46,6 +47,7 @@ class Problem:
     answer: str = ""
     solution: str = ""
     info: Mapping[str, Any] = field(default_factory=lambda: NOTHING)
+    env: str = ""
 
     def __post_init__(self) -> None:
         if bool(self.messages) == bool(self.prompt):
@@ -161,7 +163,8 @@ class Reward:
     """What a trajectory earned. ``valid`` False: the grader failed, so nothing is known of it.
 
     An invalid reward leaves the loss and its group's statistics; a wrong answer is valid.
-    ``at``: (segment, token, value) triples for process rewards.
+    ``at``: (segment, token, value) triples for process rewards. ``answer``: what the grader took
+    for the reply's answer, "" where it found none; the majority vote counts these.
     """
 
     total: float
@@ -171,6 +174,7 @@ class Reward:
     reason: str = ""
     at: tuple[tuple[int, int, float], ...] = ()
     usage: Usage = field(default_factory=Usage)
+    answer: str = ""
 
     @property
     def correct(self) -> float:
@@ -204,6 +208,11 @@ class Trajectory:
         return sum(int(s.trained.sum()) for s in self.segments)
 
     @property
+    def truncated(self) -> bool:
+        """Whether the length limit cut its last turn."""
+        return bool(self.turns) and self.turns[-1].stop_reason == "length"
+
+    @property
     def version(self) -> int:
         """The oldest weight version among its trained tokens."""
         versions = [s.versions[s.trained] for s in self.segments if s.trained.any()]
@@ -221,6 +230,11 @@ class Group:
     def rewards(self) -> list[Reward]:
         """One graded reward for each trajectory; raises where a trajectory was not graded."""
         return [graded(t) for t in self.trajectories]
+
+    @property
+    def mixed(self) -> bool:
+        """Whether its valid members earned different rewards, without which there is no signal."""
+        return len({r.total for r in self.rewards if r.valid}) > 1
 
     @property
     def version(self) -> int:

@@ -1,6 +1,10 @@
-"""CISPO: the importance weight is clipped, not the objective. arXiv:2506.13585, 2510.13786.
+"""CISPO: the importance weight is clipped, not the objective. arXiv:2506.13585, arXiv:2510.13786.
 
-Every token keeps a gradient; only an upper bound on the weight, as in ScaleRL.
+    A = (r - mean of the group) / std of the group
+    loss = -sg(min(policy / old policy, weight_max)) A log policy
+
+sg stops the gradient. Every token keeps a gradient; only an upper bound on the weight, as in
+ScaleRL. The presets minimax and scalerl are settings of it.
 """
 
 from __future__ import annotations
@@ -12,46 +16,40 @@ from typing import ClassVar, Literal, final
 from torch import Tensor
 
 from upslope import advantages, losses
+from upslope.advantages import Overlong, Scale
 from upslope.algorithms import parts
-from upslope.batch import Batch, Claim, Column, Couples, Outputs, Read
-from upslope.losses import KL
+from upslope.algorithms.parts import ZeroVariance
+from upslope.batch import Batch, Couples, Outputs
+from upslope.losses import KL, Entropy
 
 
 @final
 @dataclass(frozen=True)
 class CISPO:
-    """``scale``: what a centred reward is divided by: its group's std, the batch's, or nothing."""
+    """``weight_max``: policy / old policy counts up to it. ``scale``, ``zero_variance``: GRPO's."""
 
     weight_max: float = 5.0
-    scale: Literal["group", "batch", "none"] = "group"
+    scale: Scale = "group"
     aggregation: Literal["sequence", "token", "prompt"] = "prompt"
+    zero_variance: ZeroVariance = "count"
+    overlong: Overlong = Overlong()
+    entropy: Entropy = Entropy()
     kl: KL = KL()
 
-    reads: ClassVar[frozenset[Read]] = frozenset({"logprobs"})
     couples: ClassVar[Couples] = "row"
-    keep, start, advance = parts.keep_all, parts.no_state, parts.same_state
-
-    @property
-    def needs(self) -> frozenset[Column]:
-        return parts.columns_for(self.kl)
-
-    @property
-    def claims(self) -> frozenset[Claim]:
-        return parts.claims_for(self.kl, grouped=True)
+    needs, reads, claims = parts.needs, parts.reads, parts.group_claims
+    keep, start, advance = parts.keep, parts.start, parts.advance
 
     def advantages(self, batch: Batch) -> Tensor:
-        scaled = {
-            "group": advantages.standardised,
-            "batch": advantages.batch_standardised,
-            "none": advantages.centred,
-        }
-        return batch.spread(scaled[self.scale](*parts.outcomes(batch, self.kl)))
+        values = advantages.scaled(self.scale, *parts.compared(self, batch))
+        return parts.spread(self, batch, values)
 
     def weights(self, batch: Batch) -> Tensor:
-        return losses.aggregate(self.aggregation, batch.trained, batch.trajectory, batch.group)
+        counted = parts.group_counted(self, batch)
+        return losses.aggregate(self.aggregation, counted, batch.trajectory, batch.group)
 
     def loss(self, out: Outputs, batch: Batch) -> tuple[Tensor, Mapping[str, Tensor]]:
         old, advantage = parts.filled(batch)
         loss = losses.clipped_weight(out.logprobs, old, advantage, self.weight_max)
-        clipped = (losses.ratio(out.logprobs.detach(), old) > self.weight_max).float()
-        return parts.with_kl(loss, {"clip/share": clipped}, out, batch, self.kl)
+        share = (losses.ratio(out.logprobs.detach(), old) > self.weight_max).float()
+        return parts.with_penalties(self, loss, {"clip/share": share}, out, batch)

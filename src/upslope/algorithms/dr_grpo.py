@@ -1,4 +1,10 @@
-"""Dr. GRPO: GRPO without the std and without length normalisation. arXiv:2503.20783."""
+"""Dr. GRPO: GRPO without the std and without length normalisation. arXiv:2503.20783.
+
+    A = r - mean of the group
+    loss = -min(rho A, clip(rho, 1 - clip_low, 1 + clip_high) A),  rho = policy / old policy
+
+The sum over a trajectory's tokens is divided by ``length``, not by how many there are.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +15,11 @@ from typing import ClassVar, final
 from torch import Tensor
 
 from upslope import advantages, losses
+from upslope.advantages import Overlong
 from upslope.algorithms import parts
-from upslope.batch import Batch, Claim, Column, Couples, Outputs, Read
-from upslope.losses import KL
+from upslope.algorithms.parts import ZeroVariance
+from upslope.batch import Batch, Couples, Outputs
+from upslope.losses import KL, Entropy
 
 
 @final
@@ -22,33 +30,29 @@ class DrGRPO:
     length: int = 64
     clip_low: float = 0.2
     clip_high: float = 0.2
+    zero_variance: ZeroVariance = "count"
+    overlong: Overlong = Overlong()
+    entropy: Entropy = Entropy()
     kl: KL = KL()
 
-    reads: ClassVar[frozenset[Read]] = frozenset({"logprobs"})
     couples: ClassVar[Couples] = "row"
-    keep, start, advance = parts.keep_all, parts.no_state, parts.same_state
+    needs, reads, claims = parts.needs, parts.reads, parts.group_claims
+    keep, start, advance = parts.keep, parts.start, parts.advance
 
     def __post_init__(self) -> None:
         if self.length < 1:
             raise ValueError(f"length must be at least 1, got {self.length}")
 
-    @property
-    def needs(self) -> frozenset[Column]:
-        return parts.columns_for(self.kl)
-
-    @property
-    def claims(self) -> frozenset[Claim]:
-        return parts.claims_for(self.kl, grouped=True)
-
     def advantages(self, batch: Batch) -> Tensor:
-        return batch.spread(advantages.centred(*parts.outcomes(batch, self.kl)))
+        return parts.spread(self, batch, advantages.centred(*parts.compared(self, batch)))
 
     def weights(self, batch: Batch) -> Tensor:
-        return losses.constant_length(batch.trained, batch.trajectory, self.length)
+        counted = parts.group_counted(self, batch)
+        return losses.constant_length(counted, batch.trajectory, self.length)
 
     def loss(self, out: Outputs, batch: Batch) -> tuple[Tensor, Mapping[str, Tensor]]:
         old, advantage = parts.filled(batch)
-        clip = (self.clip_low, self.clip_high)
-        loss = losses.clipped_surrogate(out.logprobs, old, advantage, *clip)
-        share = losses.clipped_share(out.logprobs.detach(), old, advantage, *clip)
-        return parts.with_kl(loss, {"clip/share": share}, out, batch, self.kl)
+        rho = losses.ratio(out.logprobs, old)
+        loss = losses.clipped(rho, advantage, self.clip_low, self.clip_high)
+        share = losses.clipped_share(rho.detach(), advantage, self.clip_low, self.clip_high)
+        return parts.with_penalties(self, loss, {"clip/share": share}, out, batch)

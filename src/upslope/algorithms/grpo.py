@@ -1,6 +1,9 @@
 """GRPO: a group's standardised rewards and PPO's clip. arXiv:2402.03300.
 
-``aggregation = "prompt"`` with ``clip_high = 0.28`` is DAPO's loss (arXiv:2503.14476).
+    A = (r - mean of the group) / std of the group
+    loss = -min(rho A, clip(rho, 1 - clip_low, 1 + clip_high) A),  rho = policy / old policy
+
+The presets dapo and magistral are settings of it.
 """
 
 from __future__ import annotations
@@ -12,42 +15,47 @@ from typing import ClassVar, Literal, final
 from torch import Tensor
 
 from upslope import advantages, losses
+from upslope.advantages import Overlong, Scale
 from upslope.algorithms import parts
-from upslope.batch import Batch, Claim, Column, Couples, Outputs, Read
-from upslope.losses import KL
+from upslope.algorithms.parts import ZeroVariance
+from upslope.batch import Batch, Couples, Outputs
+from upslope.losses import KL, Entropy
 
 
 @final
 @dataclass(frozen=True)
 class GRPO:
-    """PPO's clip with separate bounds, on advantages of mean 0 and std 1 in each group."""
+    """PPO's clip with separate bounds, on rewards less their group's mean.
+
+    ``scale``: what these are divided by: their group's std, the batch's, or nothing.
+    ``zero_variance``: whether groups of equal rewards count in the means, are dropped from them,
+    or others are played in their place.
+    """
 
     clip_low: float = 0.2
     clip_high: float = 0.2
+    scale: Scale = "group"
     aggregation: Literal["sequence", "token", "prompt"] = "sequence"
+    zero_variance: ZeroVariance = "count"
+    overlong: Overlong = Overlong()
+    entropy: Entropy = Entropy()
     kl: KL = KL()
 
-    reads: ClassVar[frozenset[Read]] = frozenset({"logprobs"})
     couples: ClassVar[Couples] = "row"
-    keep, start, advance = parts.keep_all, parts.no_state, parts.same_state
-
-    @property
-    def needs(self) -> frozenset[Column]:
-        return parts.columns_for(self.kl)
-
-    @property
-    def claims(self) -> frozenset[Claim]:
-        return parts.claims_for(self.kl, grouped=True)
+    needs, reads, claims = parts.needs, parts.reads, parts.group_claims
+    keep, start, advance = parts.keep, parts.start, parts.advance
 
     def advantages(self, batch: Batch) -> Tensor:
-        return batch.spread(advantages.standardised(*parts.outcomes(batch, self.kl)))
+        values = advantages.scaled(self.scale, *parts.compared(self, batch))
+        return parts.spread(self, batch, values)
 
     def weights(self, batch: Batch) -> Tensor:
-        return losses.aggregate(self.aggregation, batch.trained, batch.trajectory, batch.group)
+        counted = parts.group_counted(self, batch)
+        return losses.aggregate(self.aggregation, counted, batch.trajectory, batch.group)
 
     def loss(self, out: Outputs, batch: Batch) -> tuple[Tensor, Mapping[str, Tensor]]:
         old, advantage = parts.filled(batch)
-        clip = (self.clip_low, self.clip_high)
-        loss = losses.clipped_surrogate(out.logprobs, old, advantage, *clip)
-        share = losses.clipped_share(out.logprobs.detach(), old, advantage, *clip)
-        return parts.with_kl(loss, {"clip/share": share}, out, batch, self.kl)
+        rho = losses.ratio(out.logprobs, old)
+        loss = losses.clipped(rho, advantage, self.clip_low, self.clip_high)
+        share = losses.clipped_share(rho.detach(), advantage, self.clip_low, self.clip_high)
+        return parts.with_penalties(self, loss, {"clip/share": share}, out, batch)

@@ -1,4 +1,10 @@
-"""REINFORCE with a moving average of past rewards as baseline. Williams, 1992."""
+"""REINFORCE with a moving average of past rewards as baseline. Williams, 1992.
+
+    A = r - baseline
+    loss = -sg(policy / old policy) A log policy
+
+sg stops the gradient. The baseline after a step is decay * baseline + (1 - decay) * mean r.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +15,10 @@ from typing import ClassVar, final
 from torch import Tensor
 
 from upslope import advantages, losses
+from upslope.advantages import Overlong
 from upslope.algorithms import parts
-from upslope.batch import Batch, Claim, Column, Couples, Outputs, Read, State
-from upslope.losses import KL
+from upslope.batch import Batch, Couples, Outputs, State
+from upslope.losses import KL, Entropy
 from upslope.types import Metrics
 
 
@@ -23,42 +30,37 @@ class Reinforce:
     decay: float = 0.9
     aggregation: losses.Aggregation = "token"
     length: int = 64
+    overlong: Overlong = Overlong()
+    entropy: Entropy = Entropy()
     kl: KL = KL()
 
-    reads: ClassVar[frozenset[Read]] = frozenset({"logprobs"})
     couples: ClassVar[Couples] = "row"
+    needs, reads, claims = parts.needs, parts.reads, parts.claims
     keep = parts.keep_all
 
     def __post_init__(self) -> None:
         if not 0 <= self.decay <= 1:
             raise ValueError(f"decay must be between 0 and 1, got {self.decay}")
-
-    @property
-    def needs(self) -> frozenset[Column]:
-        return parts.columns_for(self.kl)
-
-    @property
-    def claims(self) -> frozenset[Claim]:
-        return parts.claims_for(self.kl, grouped=False)
+        if self.length < 1:
+            raise ValueError(f"length must be at least 1, got {self.length}")
 
     def start(self) -> State:
-        return {"baseline": 0.0}
+        return {"baseline": 0.0, **self.entropy.start()}
 
     def advance(self, state: State, metrics: Metrics) -> State:
         mean = self.decay * state["baseline"] + (1 - self.decay) * metrics["reward/mean"]
-        return {"baseline": mean}
+        return {**self.entropy.advance(state, metrics), "baseline": mean}
 
     def advantages(self, batch: Batch) -> Tensor:
-        reward, _, valid = parts.outcomes(batch, self.kl)
+        reward, _, valid = parts.outcomes(batch, self.kl, self.overlong)
         baseline = (batch.state or self.start())["baseline"]
-        return batch.spread(advantages.less_baseline(reward, valid, baseline))
+        return parts.spread(self, batch, advantages.less_baseline(reward, valid, baseline))
 
     def weights(self, batch: Batch) -> Tensor:
-        return losses.aggregate(
-            self.aggregation, batch.trained, batch.trajectory, batch.group, self.length
-        )
+        counted, ids = parts.counted(self, batch), (batch.trajectory, batch.group)
+        return losses.aggregate(self.aggregation, counted, *ids, self.length)
 
     def loss(self, out: Outputs, batch: Batch) -> tuple[Tensor, Mapping[str, Tensor]]:
         old, advantage = parts.filled(batch)
         loss = losses.policy_gradient(out.logprobs, old, advantage)
-        return parts.with_kl(loss, {}, out, batch, self.kl)
+        return parts.with_penalties(self, loss, {}, out, batch)

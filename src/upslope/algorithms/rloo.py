@@ -1,4 +1,10 @@
-"""RLOO: REINFORCE with the mean of a group's other members as baseline. arXiv:2402.14740."""
+"""RLOO: REINFORCE with the mean of a group's other members as baseline. arXiv:2402.14740.
+
+    A = r - mean of the other members
+    loss = -sg(policy / old policy) A log policy
+
+sg stops the gradient.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +15,11 @@ from typing import ClassVar, final
 from torch import Tensor
 
 from upslope import advantages, losses
+from upslope.advantages import Overlong
 from upslope.algorithms import parts
-from upslope.batch import Batch, Claim, Column, Couples, Outputs, Read
-from upslope.losses import KL
+from upslope.algorithms.parts import ZeroVariance
+from upslope.batch import Batch, Couples, Outputs
+from upslope.losses import KL, Entropy
 
 
 @final
@@ -25,29 +33,27 @@ class RLOO:
 
     aggregation: losses.Aggregation = "token"
     length: int = 64
+    zero_variance: ZeroVariance = "count"
+    overlong: Overlong = Overlong()
+    entropy: Entropy = Entropy()
     kl: KL = KL()
 
-    reads: ClassVar[frozenset[Read]] = frozenset({"logprobs"})
     couples: ClassVar[Couples] = "row"
-    keep, start, advance = parts.keep_all, parts.no_state, parts.same_state
+    needs, reads, claims = parts.needs, parts.reads, parts.group_claims
+    keep, start, advance = parts.keep, parts.start, parts.advance
 
-    @property
-    def needs(self) -> frozenset[Column]:
-        return parts.columns_for(self.kl)
-
-    @property
-    def claims(self) -> frozenset[Claim]:
-        return parts.claims_for(self.kl, grouped=True)
+    def __post_init__(self) -> None:
+        if self.length < 1:
+            raise ValueError(f"length must be at least 1, got {self.length}")
 
     def advantages(self, batch: Batch) -> Tensor:
-        return batch.spread(advantages.leave_one_out(*parts.outcomes(batch, self.kl)))
+        return parts.spread(self, batch, advantages.leave_one_out(*parts.compared(self, batch)))
 
     def weights(self, batch: Batch) -> Tensor:
-        return losses.aggregate(
-            self.aggregation, batch.trained, batch.trajectory, batch.group, self.length
-        )
+        counted, ids = parts.group_counted(self, batch), (batch.trajectory, batch.group)
+        return losses.aggregate(self.aggregation, counted, *ids, self.length)
 
     def loss(self, out: Outputs, batch: Batch) -> tuple[Tensor, Mapping[str, Tensor]]:
         old, advantage = parts.filled(batch)
         loss = losses.policy_gradient(out.logprobs, old, advantage)
-        return parts.with_kl(loss, {}, out, batch, self.kl)
+        return parts.with_penalties(self, loss, {}, out, batch)

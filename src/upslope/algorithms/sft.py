@@ -1,4 +1,7 @@
-"""SFT: cross-entropy on recorded replies. The same loop as RL, with another source."""
+"""SFT: cross-entropy on recorded replies. The same loop as RL, with another source.
+
+    loss = -log policy
+"""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from upslope.batteries.settings import prove_settings
 from upslope.grading import grade
-from upslope.selfcheck import Proof
+from upslope.selfcheck import Proof, prove_held_out
 from upslope.types import Env, Message, Problem, Reward, Segment, Split, Trajectory, Turn, UserError
 
 MEGABYTE = 2**20
@@ -48,6 +48,8 @@ def check_env(env: Env, problems: int = 4, seconds: float = 10.0) -> list[Proof]
     proofs = [prove_settings(env, "env")]
     splits, again = _splits(env), _splits(replace(env))  # type: ignore[type-var]
     proofs += [_ids(env, splits, again), _disjoint(env, splits)]
+    held_out = [*splits["validation"], *splits["test"]]
+    proofs.append(prove_held_out(type(env).__name__, splits["train"], held_out))
     some = [p for held in splits.values() for p in held[:problems]]
     proofs += [_solutions(env, some, seconds), _repeatable(env, some, seconds)]
     return [*proofs, _garbage(env, some[0], seconds)]

@@ -1,7 +1,8 @@
 """The made-up groups that algorithms are checked on, with what commonly breaks them.
 
 Groups of unequal sizes whose rows are not side by side, one of a single member, one of equal
-rewards, an invalid member, a trajectory of two segments, an untrained span inside a reply.
+rewards, an invalid member, a trajectory of two segments, truncated ones, an untrained span inside a
+reply.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from upslope.batch import Algorithm, Batch, Outputs
-from upslope.types import Group, Problem, Reward, Segment, Trajectory, Turn, UserError
+from upslope.types import Group, Problem, Reward, Segment, StopReason, Trajectory, Turn, UserError
 
 # Rewards by group; None is a reward that could not be given.
 REWARDS: tuple[tuple[float | None, ...], ...] = (
@@ -26,6 +27,7 @@ REWARDS: tuple[tuple[float | None, ...], ...] = (
     (0.2, 0.2, 0.2),
     (2.0, -1.5),
 )
+TRUNCATED = ((0, 1), (1, 2))  # (group, member)
 RUBBISH = 77.0
 
 
@@ -120,7 +122,8 @@ def _group(number: int, rewards: tuple[float | None, ...], draw: np.random.Gener
         # The first trajectory of all was rewritten once: two segments.
         count = 2 if (number, member) == (0, 0) else 1
         segments = tuple(_segment(draw) for _ in range(count))
-        turns = tuple(Turn(s, 2, len(segment.tokens), "stop") for s, segment in enumerate(segments))
+        end: StopReason = "length" if (number, member) in TRUNCATED else "stop"
+        turns = tuple(Turn(s, 2, len(segment.tokens), end) for s, segment in enumerate(segments))
         reward = Reward(9.0, valid=False, reason="made up") if total is None else Reward(total)
         said = ({"role": "raw", "content": "?"}, {"role": "assistant", "content": "!"})
         plays.append(Trajectory(problem, 0, member, segments, turns, said, reward))

@@ -12,7 +12,7 @@ from upslope.selfcheck import Proof
 from upslope.types import UserError
 
 
-def prove_settings(component: Any, kind: Literal["env", "algorithm"]) -> Proof:
+def prove_settings(component: Any, kind: Literal["env", "algorithm", "engine"]) -> Proof:
     """Its settings, written into a recipe and read back, make an equal component."""
     cls = type(component)
     frozen = dataclasses.is_dataclass(cls) and vars(cls)["__dataclass_params__"].frozen
@@ -22,7 +22,7 @@ def prove_settings(component: Any, kind: Literal["env", "algorithm"]) -> Proof:
     others = {"env": {"type": "any"}, "algorithm": {"type": "any"}}
     recipe = read({"model": "any", **others, kind: table})
     back = read(tomllib.loads(dump(recipe)))
-    found = back.env if kind == "env" else back.algorithm
+    found = {"env": back.env, "algorithm": back.algorithm, "engine": back.engine}[kind]
     assert found is not None
     again = build(cls, found.settings, kind)
     if again != component:

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from upslope.engines.running import Group, Request, Running
@@ -27,6 +29,15 @@ FEW = 8  # a full engine waits for this part of its rows: prefills cost less tog
 Turn = asyncio.Future[None]  # of a load that waits for the requests before it
 
 
+@dataclass(frozen=True)
+class Local:
+    """In the learner's process, with continuous batching. It has no settings of its own."""
+
+    def open(self, policy: Policy, rows: int) -> LocalEngine:
+        """An engine with the policy's weights."""
+        return LocalEngine(policy, rows)
+
+
 class LocalEngine:
     """``types.Engine`` over a policy of this process; decodes at most ``rows`` requests at once."""
 
@@ -35,7 +46,7 @@ class LocalEngine:
         self._policy, self._rows = policy, rows
         self._model = Decoder(policy) if fits(policy.model) else Cached(policy)
         self._vocabulary = int(policy.model.get_input_embeddings().num_embeddings)
-        self._version, self._whole = 0, True
+        self._version, self._whole, self._seconds = 0, True, 0.0
         self._queue: deque[Group | Turn] = deque()
         self._joinable: dict[tuple[int, ...], Group] = {}  # groups that a request may still join
         self._pump: asyncio.Task[None] | None = None
@@ -55,6 +66,11 @@ class LocalEngine:
     def flops(self) -> float:
         """Of all passes run so far, padding included."""
         return self._model.flops
+
+    @property
+    def seconds(self) -> float:
+        """Spent so far in passes and in choosing tokens."""
+        return self._seconds
 
     async def sample(self, tokens: Sequence[int], sampling: Sampling) -> Completion:
         """Continue ``tokens``; UserError where these or the settings cannot be sampled from."""
@@ -148,6 +164,7 @@ class LocalEngine:
         while seen != (seen := sum(map(len, self._groups()))):
             await asyncio.sleep(0)  # requests on their way can still share the first prefill
         while self._queue or self._running.requests:
+            began = time.perf_counter()
             if self._stale:
                 self._running.rebuild()
                 self._stale = False
@@ -156,6 +173,7 @@ class LocalEngine:
                 self._running.join(groups, self._version)
             if self._running.requests:
                 self._running.step(self._version)
+            self._seconds += time.perf_counter() - began
             await asyncio.sleep(0)
 
     def _admitted(self) -> list[Group]:

@@ -65,6 +65,8 @@ class Running:
 
     def join(self, groups: list[Group], version: int) -> None:
         """Prefill groups, in as many passes as the model wants, and sample their first tokens."""
+        if not self._live:
+            self._spent = 0.0  # shares are the same whatever was decoded before: resumed runs are
         for chosen in self._model.passes([len(group[0].prompt) for group in groups]):
             self._prefill([groups[i] for i in chosen], version)
 

@@ -2,5 +2,9 @@
 
 ENVS = {
     "arithmetic": "upslope.envs.arithmetic:Arithmetic",
+    "countdown": "upslope.envs.countdown:Countdown",
+    "logic": "upslope.envs.logic:Logic",
+    "math": "upslope.envs.mathematics:Mathematics",
     "prices": "upslope.envs.prices:Prices",
+    "reasoning_gym": "upslope.envs.reasoning_gym:ReasoningGym",
 }

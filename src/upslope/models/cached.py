@@ -51,12 +51,14 @@ class Cached:
         if policy.packs:  # its attention is for packed rows without a cache
             self._policy.model.set_attn_implementation("sdpa")
         self._peers: list[_Peers] = []
-        self.flops = 0.0
+        self.flops = 0  # whole, so that differences do not depend on how much there was before
         self.shared = 0
+        self._read_head()
 
     def load(self, tensors: Iterable[tuple[str, Tensor]]) -> None:
         """Copy weights in place; ValueError where a tensor is missing, unknown or misshapen."""
         fill(dict(self._policy.tensors()), tensors)
+        self._read_head()
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """The weights in use by Hugging Face name."""
@@ -103,6 +105,12 @@ class Cached:
         """Let all rows go."""
         self._peers = []
 
+    def _read_head(self) -> None:
+        """The head in the dtype of its product: a copy only where that is not its own."""
+        weight, bias = self._policy.head()
+        dtype = self._policy.head_dtype
+        self._head = weight.to(dtype), None if bias is None else bias.to(dtype)
+
     def _forward(self, peers: _Peers, tokens: Tensor) -> Tensor:
         """Logits [rows, vocabulary] after the last of ``tokens`` [rows, new], in float32."""
         rows, new = tokens.shape
@@ -110,10 +118,9 @@ class Cached:
         states = trunk(input_ids=tokens, past_key_values=peers.cache, use_cache=True)
         peers.length += new
         pairs = rows * new * peers.length
-        self.flops += self._policy.cost.forward(rows * new, pairs, rows)
-        weight, bias = self._policy.head()
-        last = states.last_hidden_state[:, -1].float()
-        return F.linear(last, weight.float(), None if bias is None else bias.float())
+        self.flops += round(self._policy.cost.forward(rows * new, pairs, rows))
+        last = states.last_hidden_state[:, -1].to(self._policy.head_dtype)
+        return F.linear(last, *self._head).float()
 
 
 def _two(rows: Tensor) -> Tensor:

@@ -34,9 +34,10 @@ class Decoder:
         """Copy the policy's weights; keeps its dtype and device."""
         self._device, self._cost = policy.model.device, policy.cost
         self._weights = Weights(policy.model, self._device)
+        self._head_dtype = policy.head_dtype
         self.load(policy.tensors())
         self._cohorts: list[Cohort] = []
-        self.flops = 0.0
+        self.flops = 0  # whole, so that differences do not depend on how much there was before
         self.shared = 0  # tokens that all prompts of the last prefill began with, computed once
         places = torch.arange(policy.context + 1, device=self._device)[None]
         with torch.no_grad():
@@ -46,6 +47,7 @@ class Decoder:
     def load(self, tensors: Iterable[tuple[str, Tensor]]) -> None:
         """Copy weights in place; ValueError where a tensor is missing, unknown or misshapen."""
         fill(self._weights.slots, tensors)
+        self._head = self._weights.head.to(self._head_dtype)  # a copy only where the dtypes differ
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """The weights in use by Hugging Face name, as views of the buffers."""
@@ -99,7 +101,7 @@ class Decoder:
         last = root + torch.arange(count, device=self._device) * rest + lengths - root - 1
         self._cohorts.append(Cohort(keys, values, lengths, torch.tensor(owner).to(self._device)))
         pairs = root**2 + count * rest * longest
-        self.flops += self._cost.forward(len(tokens), pairs, max(2, count))
+        self.flops += round(self._cost.forward(len(tokens), pairs, max(2, count)))
         self.shared = root
         return self._logits(x[last])
 
@@ -127,7 +129,8 @@ class Decoder:
             return out
 
         x = self._trunk(tokens, position, attend)
-        self.flops += self._cost.forward(len(tokens), sum(c.pairs for c in cohorts), len(tokens))
+        pairs = sum(cohort.pairs for cohort in cohorts)
+        self.flops += round(self._cost.forward(len(tokens), pairs, len(tokens)))
         for cohort in cohorts:
             cohort.close()
         return self._logits(x)[:rows]
@@ -176,10 +179,10 @@ class Decoder:
         return F.rms_norm(x, weight.shape, weight, self._weights.eps)
 
     def _logits(self, x: Tensor) -> Tensor:
-        """In float32 whatever the weights' dtype, and never as a one-row product."""
-        x = self._normed(x, self._weights.norm).float()
+        """In float32, whatever they were computed in, and never as a one-row product."""
+        x = self._normed(x, self._weights.norm).to(self._head_dtype)
         rows = x if len(x) > 1 else x.repeat(2, 1)
-        return F.linear(rows, self._weights.head.float())[: len(x)]
+        return F.linear(rows, self._head).float()[: len(x)]
 
 
 def common_start(prompts: Sequence[Sequence[int]]) -> int:

@@ -10,15 +10,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from huggingface_hub.utils import logging as hub_logging
-from huggingface_hub.utils.tqdm import (
-    are_progress_bars_disabled,
-    disable_progress_bars,
-    enable_progress_bars,
-)
 from safetensors import SafetensorError, safe_open
 from transformers.utils import logging
 
+from upslope.snapshots import silent
 from upslope.types import UserError
 
 INDEX = "model.safetensors.index.json"
@@ -50,20 +45,15 @@ def check_free(folder: Path) -> None:
 def quiet() -> Iterator[None]:
     """Keep transformers' and the hub's warnings and progress bars off the screen for a while."""
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    hub_level, hub_bars = hub_logging.get_verbosity(), not are_progress_bars_disabled()
-    logging.set_verbosity_error()
-    hub_logging.set_verbosity(logging.ERROR)
+    logging.set_verbosity(logging.ERROR)
     logging.disable_progress_bar()
-    disable_progress_bars()
     try:
-        yield
+        with silent():
+            yield
     finally:
         logging.set_verbosity(level)
-        hub_logging.set_verbosity(hub_level)
         if bars:
             logging.enable_progress_bar()
-        if hub_bars:
-            enable_progress_bars()
 
 
 def _read_json(path: Path, cure: str) -> object:

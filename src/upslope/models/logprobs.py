@@ -1,7 +1,7 @@
 """Log-probabilities and entropy of given tokens, without a full-vocabulary tensor over the batch.
 
-The head runs in FP32 over chunks of the states that predict a needed token, and again in the
-backward pass, which costs its FLOPs once more and keeps its logits out of memory.
+The head runs in ``Policy.head_dtype`` over chunks of the states that predict a needed token, and
+again in the backward pass, which costs its FLOPs once more and keeps its logits out of memory.
 """
 
 from __future__ import annotations
@@ -68,6 +68,7 @@ def token_logprobs(
         tokens[where].to(device),
         temperature[where].to(device),
         entropy,
+        policy.head_dtype,
     )
     out = [torch.zeros(tokens.shape, device=device).index_put(where, v) for v in values]
     return out[0], out[1] if entropy else None, work
@@ -90,7 +91,9 @@ def prepare(policy: Policy) -> None:
         logits = policy.model(tokens.to(policy.model.device)).logits[:, :-1].float()
         true = logits.log_softmax(-1).cpu().gather(-1, tokens[:, 1:, None])[..., 0]
         true = torch.nn.functional.pad(true, (1, 0)) * needed
-        exact = 1e-4 if policy.model.dtype == torch.float32 else 0.1
+        exact = 1e-4
+        if policy.model.dtype != torch.float32:  # the model's own logits are rounded, too
+            exact = max(0.1, float(logits.abs().max()) / 128)
         policy.packs = False
         padded = token_logprobs(policy, tokens, length, group, needed, ones)[0].cpu()
         if not torch.allclose(padded, true, atol=exact):
@@ -162,14 +165,14 @@ def _packed_work(policy: Policy, packed: Packed, rows: int) -> Work:
     plain = attention.shares_scores(packed.layout, *policy.heads)
     back = attention.PLAIN_BACKWARD if plain else attention.FUSED_BACKWARD
     forward = cost.forward(len(packed.tokens), within + across, rows)
-    backward = 2 * cost.token * len(packed.tokens) + 3 * cost.head * rows
+    backward = cost.token_back * len(packed.tokens) + cost.head_back * rows
     return Work(forward, backward + cost.pair * (attention.FUSED_BACKWARD * within + back * across))
 
 
 def _padded_work(policy: Policy, rows: int, width: int, heads: int) -> Work:
     cost = policy.cost
     forward = cost.forward(rows * width, rows * width**2, heads)
-    backward = 2 * cost.token * rows * width + 3 * cost.head * heads
+    backward = cost.token_back * rows * width + cost.head_back * heads
     return Work(forward, backward + attention.FUSED_BACKWARD * cost.pair * rows * width**2)
 
 
@@ -185,11 +188,13 @@ class HeadLogprobs(torch.autograd.Function):
         targets: Tensor,
         temperature: Tensor,
         entropy: bool,
+        dtype: torch.dtype,
     ) -> tuple[Tensor, Tensor]:
+        head = weight.to(dtype)
         logprobs = states.new_empty(len(states), dtype=torch.float32)
         norms, spread = torch.empty_like(logprobs), torch.zeros_like(logprobs)
         for part in torch.arange(len(states), device=states.device).split(CHUNK):
-            logits = _logits(states[part], weight, bias, temperature[part])
+            logits = _logits(states[part], head, bias, temperature[part])
             # The largest logit goes first: near 0 a float is finer than near the logits' size.
             top = logits.amax(-1)
             rest = (logits - top[:, None]).exp_().sum(-1).log_()
@@ -199,17 +204,18 @@ class HeadLogprobs(torch.autograd.Function):
                 p = (logits - norms[part, None]).exp()
                 spread[part] = norms[part] - (p * logits).sum(-1)
         ctx.save_for_backward(states, weight, bias, targets, temperature, norms, spread)
-        ctx.entropy = entropy
+        ctx.entropy, ctx.dtype = entropy, dtype
         return logprobs, spread
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         states, weight, bias, targets, temperature, norms, spread = ctx.saved_tensors
-        to_states = torch.empty_like(states)
-        to_weight = torch.zeros_like(weight, dtype=torch.float32)
+        to_states, head = torch.empty_like(states), weight.to(ctx.dtype)
+        frozen = not ctx.needs_input_grad[1]
+        to_weight = None if frozen else torch.zeros_like(weight, dtype=torch.float32)
         to_bias = None if bias is None else torch.zeros_like(bias, dtype=torch.float32)
         for part in torch.arange(len(states), device=states.device).split(CHUNK):
-            logits = _logits(states[part], weight, bias, temperature[part])
+            logits = _logits(states[part], head, bias, temperature[part])
             logp = logits.sub_(norms[part, None])
             p = logp.exp()
             out = p * -grads[0][part, None]
@@ -218,16 +224,19 @@ class HeadLogprobs(torch.autograd.Function):
                 out -= p * (logp + spread[part, None]) * grads[1][part, None]
             out.scatter_add_(1, targets[part, None], grads[0][part, None])
             out /= temperature[part, None]
-            to_states[part] = (out @ weight.float()).to(states.dtype)
-            to_weight.addmm_(out.t(), states[part].float())
+            to_states[part] = (out.to(head.dtype) @ head).to(states.dtype)
+            if to_weight is not None:
+                to_weight.addmm_(out.t(), states[part].float())
             if to_bias is not None:
                 to_bias += out.sum(0)
         to_bias = None if to_bias is None else to_bias.to(bias.dtype)
-        return to_states, to_weight.to(weight.dtype), to_bias, None, None, None
+        to_weight = None if to_weight is None else to_weight.to(weight.dtype)
+        return to_states, to_weight, to_bias, None, None, None, None
 
 
-def _logits(states: Tensor, weight: Tensor, bias: Tensor | None, temperature: Tensor) -> Tensor:
-    logits = states.float() @ weight.float().t()
+def _logits(states: Tensor, head: Tensor, bias: Tensor | None, temperature: Tensor) -> Tensor:
+    """In float32 from here on, whatever the head's product was computed in."""
+    logits = (states.to(head.dtype) @ head.t()).float()
     if bias is not None:
         logits += bias.float()
     return logits.div_(temperature[:, None])

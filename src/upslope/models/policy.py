@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from upslope.models import lora
 from upslope.models.flops import Cost
 
 
@@ -19,6 +20,8 @@ class Policy:
 
     ``eos``: every token id that ends a reply. ``context``: the most tokens a row may have.
     ``packs``: whether ``logprobs.prepare`` found that rows may share their prompts in one pass.
+    ``head_dtype``: what logits are computed in. ``rank``: of the adapter that is trained in place
+    of the weights; 0 is none.
     """
 
     name: str
@@ -29,6 +32,8 @@ class Policy:
     cost: Cost
 
     packs: bool = False
+    head_dtype: torch.dtype = torch.float32
+    rank: int = 0
 
     @property
     def trunk(self) -> nn.Module:
@@ -51,9 +56,25 @@ class Policy:
         return heads, int(settings.get("num_key_value_heads") or heads), int(size)
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """Parameters by Hugging Face name; a tied head appears once (``types.WeightSource``)."""
+        """Parameters by Hugging Face name; a tied head appears once (``types.WeightSource``).
+
+        An adapter's are added to the weights that it belongs to.
+        """
+        if self.rank:
+            yield from lora.merged(self.model)
+            return
         for name, parameter in self.model.named_parameters():
             yield name, parameter.detach()
+
+    def adapter(self) -> dict[str, Tensor]:
+        """The adapter's own weights, by their names in the model; nothing where there is none."""
+        return lora.added(self.model) if self.rank else {}
+
+    def trained(self) -> Iterator[nn.Parameter]:
+        """The parameters that updates change: an adapter's alone, where there is one."""
+        for name, parameter in self.model.named_parameters():
+            if not self.rank or lora.BESIDE in name:
+                yield parameter
 
 
 def checksum(tensors: Iterable[tuple[str, Tensor]]) -> str:

@@ -17,4 +17,6 @@ def exact_number(text: str, expected: str) -> Reward:
     """
     reply = text.strip()
     correct = float(reply == expected)
-    return Reward(correct, {"correct": correct, "format": float(bool(NUMBER.fullmatch(reply)))})
+    number = bool(NUMBER.fullmatch(reply))
+    parts = {"correct": correct, "format": float(number)}
+    return Reward(correct, parts, answer=reply if number else "")

@@ -1,0 +1,67 @@
+"""Several envs as one: each problem knows whose it is, and its own env plays and grades it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, replace
+from itertools import zip_longest
+
+from upslope.types import (
+    Demonstrates,
+    Env,
+    Episode,
+    Problem,
+    Reward,
+    Split,
+    Trajectory,
+    UserError,
+)
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """``envs`` by label, and how often each has its turn in training, relative to the others.
+
+    Problems come in turns, whatever the weights, so that a first few of them are of every env and
+    an evaluation asks each equally often. Their ids begin with the label.
+    """
+
+    envs: Mapping[str, Env]
+    weights: Mapping[str, float]
+
+    def problems(self, split: Split) -> Sequence[Problem]:
+        """All envs' problems in turns, until each has no more."""
+        labelled = [
+            [replace(p, id=f"{label}/{p.id}", env=label) for p in env.problems(split)]
+            for label, env in self.envs.items()
+        ]
+        return [p for turn in zip_longest(*labelled) for p in turn if p is not None]
+
+    def play(self, problem: Problem) -> AbstractAsyncContextManager[Episode]:
+        """Its own env's play."""
+        return self.envs[problem.env].play(_own(problem))
+
+    async def rewards(
+        self, problem: Problem, trajectories: Sequence[Trajectory]
+    ) -> Sequence[Reward]:
+        """Its own env's rewards."""
+        own = _own(problem)
+        plays = [replace(t, problem=own) for t in trajectories]
+        return await self.envs[problem.env].rewards(own, plays)
+
+    def demonstrations(self, split: Split) -> Iterator[tuple[Problem, str]]:
+        """All envs' demonstrations in turns; UserError where one writes none."""
+        written = [_written(label, env, split) for label, env in self.envs.items()]
+        return (pair for turn in zip_longest(*written) for pair in turn if pair is not None)
+
+
+def _own(problem: Problem) -> Problem:
+    return replace(problem, id=problem.id.removeprefix(f"{problem.env}/"), env="")
+
+
+def _written(label: str, env: Env, split: Split) -> Iterator[tuple[Problem, str]]:
+    if not isinstance(env, Demonstrates):
+        raise UserError(f"env {label} writes no demonstrations: give source.path a JSONL file")
+    for problem, reply in env.demonstrations(split):
+        yield replace(problem, id=f"{label}/{problem.id}", env=label), reply
