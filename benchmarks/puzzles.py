@@ -18,9 +18,13 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from upslope.envs.reasoning_gym import ReasoningGym
 
 DRAWS = 500
+ANSWERLESS = ("definitely wrong", "I do not know", "?", "the answer")
 HEAD = """\
 # Puzzles of reasoning-gym
 
@@ -51,9 +55,25 @@ def one(name: str) -> dict[str, Any]:
         proofs = {proof.claim: proof.seen for proof in check_env(env, problems=3)}
         known = proofs["solutions earn the most, empty replies do not"]
         row["why"] = "gives no answer to its own questions" if known.startswith("0 of") else ""
+        row["why"] = row["why"] or fooled(env)
     except UserError as error:
         row["why"] = str(error)
     return row
+
+
+def fooled(env: ReasoningGym) -> str:
+    """The first of some texts that answer nothing and that the scorer takes for right, else ""."""
+    from upslope.envs.reasoning_gym import score
+
+    for problem in env.problems("test"):
+        for text in ANSWERLESS:
+            try:
+                value = score(env.name, "{}", problem.info["entry"], text)
+            except Exception:  # noqa: BLE001
+                continue  # a run takes that for an invalid reward
+            if value >= 1:
+                return f"takes {text!r} for a right answer"
+    return ""
 
 
 def apart(name: str, seconds: float) -> dict[str, Any]:
@@ -101,8 +121,9 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=300, help="for each generator")
     parser.add_argument("--row", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.row:
+    if options.row and sys.platform == "linux":
         os.sched_setaffinity(0, {random.choice([*os.sched_getaffinity(0)])})  # one worker is enough
+    if options.row:
         print("\n" + json.dumps(one(options.row)))
         return
     from reasoning_gym.factory import DATASETS

@@ -162,7 +162,8 @@ def _page(name: str, where: str, cls: type[Any], example: str, recipe: str, more
     nested = "".join(f"\n`{key}`: {doc}\n" for key, doc in _nested(cls))
     tail = f"{TRAIN} {more}".rstrip()
     return (
-        f"# `{name}`\n\n{MADE}\n\n{_links(module)}\n\n## Settings\n\n{_doc(cls)}\n\n{table}\n{nested}"
+        f"# `{name}`\n\n{MADE}\n\n{_links(module)}\n\n## Settings\n\n{_doc(cls)}\n\n{table}\n"
+        f"{nested}"
         f"{example}\n## Use it\n\n```toml\n{recipe}\n```\n\n{tail}\n"
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import json
 import math
@@ -12,6 +13,7 @@ import sys
 import time
 import tomllib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -23,10 +25,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import upslope.files
 from records import untimed
 from upslope.algorithms.grpo import GRPO
+from upslope.batch import Batch
 from upslope.checkpoints import read_checkpoint
+from upslope.curriculum import Curriculum
 from upslope.launch import train_recipe
+from upslope.learner import Learner
 from upslope.recipe import read
 from upslope.runs import Run
+from upslope.session import Session
 from upslope.types import Action, Group, Metrics, UserError, Watch
 
 BANDIT = f"{Path(__file__).with_name('plays.py')}:Digits"
@@ -211,6 +217,29 @@ def test_stale_runs_keep_their_bound_and_learn(tmp_path: Path, k: int, correctio
         assert all(abs(row["ratio/first"] - 1) < 1e-5 for row in rows)
     assert max(row["drift/max"] for row in rows[k:]) > 1e-3  # the engine spoke as it was
     assert rows[-1]["reward/mean"] > rows[0]["reward/mean"] + 0.2
+
+
+def test_staleness_0_is_the_synchronous_loop_bitwise(tmp_path: Path) -> None:
+    """A loop written out by hand: play, update, load, and nothing under way in between."""
+    run = trained(tmp_path, DIGITS)
+    session = Session(read(DIGITS), silent)
+    (one,) = session.stages
+    learner = Learner(session.policy, one.stage.learner, lambda *spent: None)
+    player, picks = session.player(one), Curriculum(one.problems("train"), seed=0)
+
+    async def step(number: int) -> None:
+        await session.engine.load_weights(learner, number)
+        chosen = [pick for _ in range(4) if (pick := picks.next())]
+        plays = [player.group(problem, visit, 16, 0, "train") for problem, visit in chosen]
+        batch = Batch.of(await asyncio.gather(*plays))
+        batch = replace(batch, advantages=one.algorithm.advantages(batch))
+        learner.update(batch, one.algorithm)
+
+    for number in range(3):
+        asyncio.run(step(number))
+    model = AutoModelForCausalLM.from_pretrained(run.path / "model")
+    for ours, theirs in zip(model.parameters(), session.policy.model.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
 
 
 def test_updates_and_epochs_of_a_rollout_batch(tmp_path: Path) -> None:

@@ -159,7 +159,7 @@ def compare(
 
 @app.command()
 def check(
-    what: Annotated[str, typer.Argument(help="A recipe, env, algorithm or engine, or file.py:Name.")],
+    what: Annotated[str, typer.Argument(help="A recipe, or a part: its name or file.py:Name.")],
     overrides: Overrides = None,
 ) -> None:
     """Prove a recipe's numbers on its own model and env, or one part's contract."""

@@ -11,7 +11,6 @@ from typing import Any
 
 from upslope.types import UserError
 
-
 MIXTURE = "mixture"
 
 

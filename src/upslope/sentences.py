@@ -26,6 +26,7 @@ WORDS: Mapping[Any, str] = {
     list: "a list",
     tuple: "a list",
     dict: "a table",
+    Mapping: "a table",
 }
 NAME = "made of letters, digits, '.', '_' and '-'"
 

@@ -69,7 +69,7 @@ def env_of(given: Component | None, at: str = "env") -> Env:
 
 
 def mixture_of(parts: Any, at: str) -> Mixture:
-    """Several envs from their tables, each with a ``label`` and a ``weight`` beside its settings."""
+    """Several envs from their tables: each has a ``label`` and a ``weight`` beside its settings."""
     if not isinstance(parts, list) or not parts or not all(isinstance(p, Mapping) for p in parts):
         raise UserError(f"{at} of several must be a list of tables: write [[env]] above each")
     envs, weights = dict[str, Env](), dict[str, float]()

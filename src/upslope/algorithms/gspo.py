@@ -3,6 +3,8 @@
     A = (r - mean of the group) / std of the group
     s = exp(mean over the trajectory's tokens of log(policy / old policy))
     loss = -min(s A, clip(s, 1 - clip_low, 1 + clip_high) A)
+
+All tokens of a trajectory are clipped, or none.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
 """SFT: cross-entropy on recorded replies. The same loop as RL, with another source.
 
     loss = -log policy
+
+What replies earned is not looked at.
 """
 
 from __future__ import annotations

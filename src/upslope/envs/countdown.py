@@ -22,6 +22,7 @@ from upslope.types import Problem, Reward, Split, Trajectory, UserError
 SHOTS = (((2, 3, 7), 13, "2*3+7"), ((1, 4, 6), 18, "(4-1)*6"), ((2, 5, 8), 20, "8/2*5"))
 STRENGTH = {"+": 1, "-": 1, "*": 2, "/": 2}
 TRIES = 200  # draws for each problem wanted before there are taken to be no more
+IDLE = 5000  # draws in a row that find none, before the same
 SAID = re.compile(r"answer\s*(?:is|:)", re.IGNORECASE)
 
 
@@ -64,9 +65,9 @@ class Countdown:
         wanted = self.train if split == "train" else self.test
         draw = random.Random(seed_of(self.seed, "countdown", self.numbers, split))
         found: dict[str, Problem] = {}
-        shown = {question_of(given, target) for given, target, _ in SHOTS}
-        for _ in range(TRIES * wanted):
-            if len(found) == wanted:
+        shown, last = {question_of(given, target) for given, target, _ in SHOTS}, 0
+        for drawn in range(TRIES * wanted):
+            if len(found) == wanted or drawn - last > IDLE:
                 break
             given = sorted(draw.randint(1, self.largest) for _ in range(self.numbers))
             expression, value = expression_of(draw, given)
@@ -75,7 +76,7 @@ class Countdown:
                 continue
             if question not in found and split_of(question) == split:
                 slip, _ = expression_of(draw, given, but=value)
-                found[question] = self._problem(question, given, expression, slip)
+                found[question], last = self._problem(question, given, expression, slip), drawn
         return list(found.values())
 
     def demonstrations(self, split: Split) -> Iterator[tuple[Problem, str]]:

@@ -35,7 +35,7 @@ Entry = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class ReasoningGym:
-    """``name`` of the generator, and what its own ``config`` changes, as in ``{num_terms = 3}``.
+    """``name`` of the generator, and what its own ``config`` changes, as in ``{min_terms = 3}``.
 
     ``form``: "chat", answering between tags, or "text": after two examples, which are not asked.
     ``train`` and ``test`` are how many problems the splits hold (validation: as many as test).

@@ -34,7 +34,6 @@ ENDS_OF_TURN = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>")
 UNREADABLE = (OSError, ValueError, KeyError, RuntimeError, ImportError)  # what transformers raises
 
 
-
 def load(
     name: str,
     seed: int = 0,
