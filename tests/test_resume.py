@@ -147,7 +147,9 @@ def test_a_changed_recipe_is_refused_or_allowed_by_name(tmp_path: Path) -> None:
         resume(tmp_path, "stage.rl.learner.lr=1e-4")
     with pytest.raises(UserError, match="model differs from the run's and cannot change"):
         resume(tmp_path, "model=ladder:0.6m", allow=["model"])
-    with pytest.raises(UserError, match=r"stage\.sft\.stop\.steps cannot change any more: stage sft"):
+    with pytest.raises(
+        UserError, match=r"stage\.sft\.stop\.steps cannot change any more: stage sft"
+    ):
         resume(tmp_path, "stage.sft.stop.steps=9", allow=["stage.sft"])
     with pytest.raises(UserError, match="seed differs"):
         resume(tmp_path, "seed=1", allow=["seeds"])

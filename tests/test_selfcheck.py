@@ -95,6 +95,18 @@ def test_every_algorithm_passes_at_another_temperature_with_a_penalty(algorithm:
     assert list(proven(made)) == CLAIMS
 
 
+def test_replies_that_are_all_alike_are_no_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a group says one thing, a high and a low reward leave no gradient to compare."""
+    sound = LocalEngine.sample
+
+    async def alike(self: LocalEngine, tokens: Sequence[int], sampling: Sampling) -> Any:
+        return await sound(self, tokens, replace(sampling, seed=0))
+
+    monkeypatch.setattr(LocalEngine, "sample", alike)
+    assert list(proven(session())) == CLAIMS
+    assert list(proven(session("rollout.max_tokens=1", "check.problems=1"))) == CLAIMS
+
+
 def test_recorded_stages_prove_what_applies_to_them() -> None:
     made = session('algorithm.type="sft"', 'source.type="recorded"')
     assert list(proven(made)) == CLAIMS[:-1]

@@ -38,8 +38,8 @@ TABLE = {
     "advantages losses": "torch jaxtyping",
     "batch": "types torch jaxtyping numpy",
     "snapshots": "types huggingface_hub",
-    "models": "types batch files seeds snapshots models torch transformers jaxtyping numpy tokenizers "
-    "safetensors huggingface_hub gguf filelock peft?",
+    "models": "types batch files seeds snapshots models torch transformers jaxtyping numpy "
+    "tokenizers safetensors huggingface_hub gguf filelock peft?",
     "engines.scripted": "types numpy transformers?",
     "engines": "types engines models torch transformers jaxtyping numpy",
     "rewards": "types rewards math_verify?",
@@ -63,7 +63,8 @@ TABLE = {
     "selfcheck": "types batch chat grading overlap sources learner models numpy torch",
     "sync": "types ledger learner models",
     "checkpoints": "types batch learner ledger models result settings pydantic torch",
-    "train": "types batch checkpoints learner ledger measures recipe result runs seeds trajectories",
+    "train": "types batch checkpoints learner ledger measures recipe result runs seeds "
+    "trajectories",
     "assessment": "types checkpoints evaluate ledger measures models recipe result rollout runs "
     "trajectories",
     "batteries": "types batch grading learner measures selfcheck components recipe models "

@@ -111,7 +111,7 @@ def interval(per_problem: Sequence[float] | np.ndarray) -> Interval:
     Wilson's interval with the number of trials that the variance between problems is worth: right
     at 0 and 1, where a normal interval has no width, and no narrower for samples of one problem
     that agree. Values between 0 and 1 have a variance of their own to be estimated, which Student's
-    t allows for. Outside [0, 1] it is the t interval. From 50 problems on 93 to 97% of the intervals
+    t allows for. Outside [0, 1] it is the t interval. From 50 problems on 93 to 97% of intervals
     hold the truth; of 10 problems with rare right answers, all or nothing, it is 88%.
     """
     values = np.asarray(per_problem, dtype=float)

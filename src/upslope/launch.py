@@ -128,7 +128,8 @@ async def train_stage(
             f"stage {one.stage.name} ends: no group of rollout.tries={one.stage.rollout.tries} "
             "times as many as wanted had anything to teach"
         )
-    assert before is not None and after is not None, "a stage begins with an evaluation"
+    assert before is not None, "a stage begins with an evaluation"
+    assert after is not None
     spent = session.ledger.totals().since(at.spent)
     return StageResult(
         name=one.stage.name,

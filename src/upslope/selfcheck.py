@@ -154,7 +154,9 @@ def prove_gradient(learner: Learner, batch: Batch, algorithm: Algorithm) -> list
         reward=batch.trajectory % 2 * 1.0,  # any signal will do
         truncated=torch.zeros_like(batch.truncated),  # and nothing masked away
     )
-    batch = replace(batch, advantages=algorithm.advantages(batch))
+    # The same reply with a high and a low reward has no gradient, and noise in place of one.
+    uneven = 1 + batch.trajectory[:, None] / len(batch)
+    batch = replace(batch, advantages=algorithm.advantages(batch) * uneven)
     tally, whole = _gradient(learner, batch, algorithm, budget=2**30)
     seen = tally.metrics()
     off = max(abs(seen["ratio/mean"] - 1), abs(seen["ratio/max"] - 1))
