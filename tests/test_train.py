@@ -247,6 +247,7 @@ def test_updates_and_epochs_of_a_rollout_batch(tmp_path: Path) -> None:
     rows = run.metrics()
     assert [row["ratio/first"] for row in rows] == [1.0] * 3
     assert all(row["ratio/max"] > 1.01 for row in rows)  # later updates are off-policy
+    assert all(row["drift/max"] < 1e-4 for row in rows)  # and drift is the first one's
     _, state = read_checkpoint(run.path / "checkpoints" / "step-000003")
     assert state["done"] == 3 * 2 * 2
 

@@ -67,12 +67,16 @@ def changes(metrics: Metrics) -> bool:
 def merged(updates: Sequence[Metrics]) -> Metrics:
     """Metrics of several updates: their mean, and the largest where the name ends in ``max``.
 
-    ``ratio/first`` is the first update's mean ratio, 1 unless its data is stale.
+    ``ratio/first`` is the first update's mean ratio, 1 unless its data is stale. Drift is the
+    first update's: after it the policy has moved away from what sampled.
     """
     names = dict.fromkeys(name for metrics in updates for name in metrics)
     out: Metrics = {}
     for name in names:
-        values = [m[name] for m in updates if name in m]
+        seen = updates[:1] if name.startswith("drift/") else updates
+        values = [m[name] for m in seen if name in m]
+        if not values:
+            continue
         out[name] = max(values) if name.endswith("/max") else float(np.mean(values))
     if "ratio/mean" in updates[0]:
         out["ratio/first"] = updates[0]["ratio/mean"]
