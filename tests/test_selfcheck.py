@@ -16,7 +16,7 @@ from tokenizers import processors
 from torch import Tensor
 from torch.nn import functional
 
-from plays import Dialogue, asked, player, user
+from plays import Dialogue, asked, ladder_chat, player, user
 from upslope.algorithms.grpo import GRPO
 from upslope.batch import Batch, Outputs
 from upslope.chat import Chat
@@ -25,7 +25,7 @@ from upslope.envs.arithmetic import Arithmetic
 from upslope.launch import prove, train_recipe
 from upslope.recipe import read
 from upslope.rollout import Rows
-from upslope.selfcheck import prove_trained
+from upslope.selfcheck import prove_prompt, prove_trained
 from upslope.session import Session
 from upslope.types import (
     Group,
@@ -232,6 +232,12 @@ def test_a_prompt_tokenised_twice(
 ) -> None:
     monkeypatch.setattr(Chat, "encode", encode)
     assert "tokenised twice" in fault(begun(form))
+
+
+def test_a_prompt_that_the_tokenizer_cannot_write() -> None:
+    prove_prompt(ladder_chat(), Problem("p", prompt="it is="))
+    with pytest.raises(UserError, match=r"has no token for '’', which the prompt of problem 'p'"):
+        prove_prompt(ladder_chat(), Problem("p", prompt="it’s="))
 
 
 def test_a_prompt_that_is_trained(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -144,3 +144,12 @@ def test_device_and_memory() -> None:
     assert fitting_tokens("cpu", 2**40) == 256
     assert fitting_tokens("cpu", 1) == 65536
     assert fitting_tokens("cpu", 2**20) <= 1024
+
+
+def test_an_env_with_nothing_to_train_on_is_refused_before_anything_runs(tmp_path: Path) -> None:
+    path = tmp_path / "test.jsonl"
+    path.write_text('{"question": "1 and 1?", "answer": "#### 2"}\n')
+    env = {"type": "math", "test": str(path)}
+    given = {"model": "ladder:0.1m", "env": env, "algorithm": {"type": "grpo"}}
+    with pytest.raises(UserError, match="no problems in its train split: give it more"):
+        Session(read(given), print)

@@ -94,6 +94,12 @@ def prove_prompt(chat: Chat, problem: Problem) -> None:
     begin = chat.tokenizer.bos_token or ""
     # Spaces aside: some tokenizers put their own around special tokens when they decode.
     same = _dense(said.removeprefix(begin)) == _dense(wanted.removeprefix(begin))
+    missing = sorted(set(wanted) - set(said) - set(" \n\t"))
+    if missing and chat.tokenizer.unk_token_id in tokens:
+        raise UserError(
+            f"self-check: the model's tokenizer has no token for {''.join(missing)!r}, which the "
+            f"prompt of problem {problem.id!r} needs: choose another model, or another form"
+        )
     if twice or not same:
         raise UserError(
             f"self-check: the prompt of problem {problem.id!r} is not what its tokens say: "

@@ -167,7 +167,10 @@ class Session:
         return one.problems("train")
 
     def fits(self, one: Built) -> None:
-        """Refuse a context that the model has no room for, before anything is spent."""
+        """Refuse an env without problems to train on, and a context that the model has no room for,
+        before anything is spent."""
+        if not self.trained_on(one):
+            raise UserError("the env has no problems in its train split: give it more")
         longest = max(
             (len(self.chat.encode(self.chat.messages(p))) for p in one.problems("train")[:50]),
             default=0,
