@@ -351,4 +351,4 @@ class Watch(Protocol):
     def see(
         self, stage: str, step: int, groups: Sequence[Group], metrics: Metrics
     ) -> Sequence[Action]:
-        """After a stage's step (with its groups) or evaluation (with none)."""
+        """After a stage's step (with its groups) or evaluation (with none, and no action)."""
