@@ -234,7 +234,7 @@ def presets() -> None:
     from upslope.presets import about, names
 
     for name in names():
-        print(f"{name:12} " + f"\n{'':13}".join(about(name)))
+        print(f"{name:14}" + f"\n{'':14}".join(about(name)))
 
 
 def catalogue(kinds: dict[str, str]) -> None:
@@ -246,7 +246,7 @@ def catalogue(kinds: dict[str, str]) -> None:
 
     for name, where in kinds.items():
         about = (importlib.import_module(where.partition(":")[0]).__doc__ or "").split("\n\n")[0]
-        print(f"{name:12} {' '.join(about.split())}")
+        print(f"{name:14}{' '.join(about.split()).replace('``', '`')}")
         for field in dataclasses.fields(find(kinds, name, "component")):
             default = "(required)" if required(field) else repr(default_of(field))
             print(f"{'':14}{field.name} = {default}")
