@@ -63,7 +63,7 @@ def finish(session: Session, run: Run, resumed: Resumed | None = None) -> None:
             session.watches = (*session.watches, *feeds)
             asyncio.run(train_stages(session, run, resumed))
     except KeyboardInterrupt:
-        session.say(f"stopped: {len(run.metrics())} steps are kept in {run.path}")
+        session.say(f"stopped: {len(run.metrics())} steps are kept in {run.path}; --resume goes on")
         raise
 
 
