@@ -7,7 +7,16 @@ from typing import Any
 
 import numpy as np
 
-from upslope.types import Group, Problem, Reward, Segment, Trajectory, Turn
+from upslope.types import (
+    Action,
+    Group,
+    Metrics,
+    Problem,
+    Reward,
+    Segment,
+    Trajectory,
+    Turn,
+)
 
 PROMPT = (1, 2, 3)
 
@@ -78,3 +87,17 @@ def untimed(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Rows of metrics without what a clock said."""
     clocks = {"seconds", "cpu_seconds", "money"}
     return [{k: v for k, v in r.items() if not clocks & set(k.split("/"))} for r in rows]
+
+
+class Interrupt:
+    """Ctrl-C after a step."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def see(
+        self, stage: str, step: int, groups: Sequence[Group], metrics: Metrics
+    ) -> Sequence[Action]:
+        if groups and step == self.step:
+            raise KeyboardInterrupt
+        return ()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +10,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from records import untimed
+from records import Interrupt, untimed
 from upslope.launch import train_recipe
 from upslope.recipe import read
 from upslope.resume import resume_recipe
 from upslope.runs import Run
-from upslope.types import Action, Group, Metrics, UserError
+from upslope.types import UserError
 
 # So high a learning rate that accuracy falls again: the last weights are not the best.
 RECIPE: Mapping[str, Any] = {
@@ -40,20 +40,6 @@ def silent(line: str) -> None:
 
 def weights(run: Run) -> dict[str, torch.Tensor]:
     return load_file(run.path / "model" / "model.safetensors")
-
-
-class Interrupt:
-    """Ctrl-C after a step."""
-
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    def see(
-        self, stage: str, step: int, groups: Sequence[Group], metrics: Metrics
-    ) -> Sequence[Action]:
-        if groups and step == self.step:
-            raise KeyboardInterrupt
-        return ()
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +73,22 @@ def test_the_test_split_is_asked_once_before_and_once_after(run: Run) -> None:
         asked[row["stage"]].add(row["problem"])
     assert len(asked["train/test"]) == len(asked["train/evaluation"]) == 8
     assert not asked["train/test"] & asked["train/evaluation"]
+
+
+def test_weights_that_a_resumed_run_has_not_made_are_forgotten(tmp_path: Path) -> None:
+    """They may have come of other settings than those it goes on with."""
+    given = read({**RECIPE, "runs": str(tmp_path), "checkpoint": {"every": 15}})
+    with pytest.raises(KeyboardInterrupt):
+        train_recipe(given, silent, watches=[Interrupt(25)])
+    killed = Run.open(tmp_path / "chosen")
+    kept = sorted(path.name for path in (killed.path / "best" / "train").iterdir())
+    assert kept[-1] == "step-000020"  # after the checkpoint of step 15
+    changed = read({**RECIPE, "runs": str(tmp_path), "checkpoint": {"every": 15}}, ["learner.lr=1"])
+    run = resume_recipe(changed, silent, allow=["learner.lr"])
+    result = run.result()
+    assert result is not None
+    assert result.stages[0].selected in {row["step"] for row in run.evaluations()}
+    assert result.stages[0].selected <= 10  # so high a rate undoes all of it
 
 
 def test_a_resumed_run_chooses_alike(run: Run, tmp_path: Path) -> None:

@@ -74,7 +74,7 @@ def test_at_first_it_changes_nothing_and_freezes_all_else() -> None:
     assert not any(p.requires_grad for p in frozen)
     # q, k and v, o, gate and up, down, in each of two layers: rank times what goes in and out.
     sizes = (32, 24, 24, 32, 40, 40, 40)
-    assert sum(p.numel() for p in made.trained()) == 2 * 2 * sum(sizes)
+    assert sum(p.numel() for _, p in made.trained()) == 2 * 2 * sum(sizes)
     assert count(made) == sum(tensor.numel() for tensor in before.values())
 
 
@@ -324,7 +324,7 @@ def test_a_resumed_run_goes_on_bitwise(tmp_path: Path) -> None:
 def test_the_plan_says_what_is_trained() -> None:
     made = Session(read(STAGES), print)
     said = lines(made)[0]
-    own = sum(p.numel() for p in made.policy.trained())
+    own = sum(p.numel() for _, p in made.policy.trained())
     assert f"an adapter of rank 4 is trained, {own / 1e6:.3f}M parameters" in said
     held = memory(made)
     assert (held.gradients, held.optimiser, held.reference) == (4 * own, 8 * own, 4 * own)
@@ -348,7 +348,7 @@ def test_steps_of_an_adapter_beside_16_bit_weights_are_not_lost() -> None:
     plain = policy()
     plain.model.to(torch.bfloat16)
     made = adapter(plain)
-    assert {p.dtype for p in made.trained()} == {torch.float32}
+    assert {p.dtype for _, p in made.trained()} == {torch.float32}
     assert {t.dtype for _, t in made.tensors()} == {torch.bfloat16}
     learner = a_learner(made, lr=1e-4)
     before = copy.deepcopy(made.adapter())

@@ -14,11 +14,11 @@ import pytest
 import torch
 
 import deaths
-from records import untimed
+from records import Interrupt, untimed
 from upslope.recipe import read
 from upslope.resume import resume_recipe
 from upslope.runs import Run
-from upslope.types import Action, Group, Metrics, UserError
+from upslope.types import UserError
 
 SCRIPT = Path(deaths.__file__)
 # Of all events: random moments, after the first tenth, in which there is hardly a run.
@@ -83,27 +83,13 @@ def test_killed_at_a_random_moment_and_resumed_it_is_the_same_run(
     assert row["packages"]["torch"] == torch.__version__
 
 
-class Stop:
-    """Ends a run after a step, as Ctrl-C would."""
-
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    def see(
-        self, stage: str, step: int, groups: Sequence[Group], metrics: Metrics
-    ) -> Sequence[Action]:
-        if groups and step == self.step:
-            raise KeyboardInterrupt
-        return ()
-
-
 def interrupted(folder: Path, step: int, *overrides: str) -> Path:
     """A run that Ctrl-C ended after a step; what is kept of it."""
     from upslope.launch import train_recipe
 
     given = read({**deaths.RECIPE, "runs": str(folder)}, overrides)
     with pytest.raises(KeyboardInterrupt):
-        train_recipe(given, silent, watches=[Stop(step)])
+        train_recipe(given, silent, watches=[Interrupt(step)])
     return folder / "killed"
 
 
@@ -120,7 +106,7 @@ def test_twice_resumed(whole: Run, tmp_path: Path) -> None:
     interrupted(tmp_path, 8)
     given = read({**deaths.RECIPE, "runs": str(tmp_path)})
     with pytest.raises(KeyboardInterrupt):
-        resume_recipe(given, silent, watches=[Stop(10)])
+        resume_recipe(given, silent, watches=[Interrupt(10)])
     same(resume(tmp_path), whole)
 
 

@@ -40,8 +40,7 @@ class Assessment:
     async def measure(self, step: int) -> Accuracy:
         """The loop's evaluation."""
         settings = self.stage.evaluation
-        both = await self._play("validation" if settings.select else settings.split)
-        accuracy = Accuracy(sampled=estimate(both.sampled), greedy=estimate(both.greedy))
+        both, accuracy = await self._play("validation" if settings.select else settings.split)
         metrics: Metrics = {**accuracy.metrics(), **details(both), **self.ledger.row()}
         self.run.log_evaluation(step, self.stage.name, metrics)
         self._log(step, "evaluation", both)
@@ -53,8 +52,7 @@ class Assessment:
 
     async def test(self, step: int) -> Accuracy:
         """On the test split, which the choice of weights never sees."""
-        both = await self._play("test")
-        accuracy = Accuracy(sampled=estimate(both.sampled), greedy=estimate(both.greedy))
+        both, accuracy = await self._play("test")
         self.run.log_test(step, self.stage.name, {**accuracy.metrics(), **self.ledger.row()})
         self._log(step, "test", both)
         return accuracy
@@ -64,7 +62,7 @@ class Assessment:
         load_weights(self.policy, self.run.best(self.stage.name) / "weights.pt")
         return self._best()[0]
 
-    async def _play(self, split: Split) -> Both:
+    async def _play(self, split: Split) -> tuple[Both, Accuracy]:
         with self.ledger.time("evaluation"):
             both = await evaluate(
                 self.player, self.problems[split], self.stage.evaluation.samples, self.seed
@@ -72,7 +70,7 @@ class Assessment:
         used = both.usage
         flops, tokens = used.prefill_flops + used.decode_flops, used.computed + used.decoded
         self.ledger.add("evaluation", flops, tokens)
-        return both
+        return both, Accuracy(sampled=estimate(both.sampled), greedy=estimate(both.greedy))
 
     def _log(self, step: int, kind: str, both: Both) -> None:
         name = f"{self.stage.name}/{kind}"
@@ -92,7 +90,7 @@ class Assessment:
             kept = json.dumps({"step": step, "mean": mean})
             (folder / "accuracy.json").write_text(kept, encoding="utf-8")
 
-        self.run.save_best(self.stage.name, write)
+        self.run.save_best(self.stage.name, step, write)
 
 
 def estimate(evaluation: Evaluation) -> Estimate:

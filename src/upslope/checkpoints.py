@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from pydantic import ValidationError
-from torch.nn import Parameter
 
 from upslope.batch import State
 from upslope.learner import Learner
@@ -110,17 +109,12 @@ def read_checkpoint(folder: Path) -> tuple[Checkpoint, Mapping[str, Any]]:
 
 def save_weights(policy: Policy, path: Path) -> None:
     """Write what is trained of a policy: its adapter where it has one, else all weights."""
-    torch.save({n: p.detach() for n, p in trained(policy)}, path)
+    torch.save({name: parameter.detach() for name, parameter in policy.trained()}, path)
 
 
 def load_weights(policy: Policy, path: Path) -> None:
     """Put weights that ``save_weights`` wrote back."""
     kept = torch.load(path, weights_only=True, map_location=policy.model.device)
     with torch.no_grad():
-        for name, parameter in trained(policy):
+        for name, parameter in policy.trained():
             parameter.copy_(kept[name])
-
-
-def trained(policy: Policy) -> list[tuple[str, Parameter]]:
-    """Parameters that have a gradient, by name."""
-    return [(n, p) for n, p in policy.model.named_parameters() if p.requires_grad]

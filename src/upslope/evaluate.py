@@ -107,7 +107,7 @@ def summary(groups: Sequence[Group], temperature: float) -> Evaluation:
         temperature=temperature,
         reward=float(np.mean([r.total for rs in valid for r in rs])),
         length=float(np.mean([t.length for t in played])),
-        truncated=float(np.mean([t.turns[-1].stop_reason == "length" for t in played])),
+        truncated=float(np.mean([t.truncated for t in played])),
         invalid=sum(not graded(t).valid for t in played),
     )
 

@@ -50,7 +50,7 @@ class Learner:
                 prepare(each)
         policy.model.train()  # the loader turned dropout off; this enables checkpointing hooks only
         self.optimiser = torch.optim.AdamW(
-            policy.trained(),
+            [parameter for _, parameter in policy.trained()],
             lr=settings.lr,
             betas=(settings.beta1, settings.beta2),
             eps=settings.eps,
@@ -162,7 +162,7 @@ class Learner:
 
     def _step(self, tally: Tally) -> Metrics:
         """Clip and step, unless something is not finite or the gradient is a spike."""
-        parameters = list(self.policy.trained())
+        parameters = [parameter for _, parameter in self.policy.trained()]
         norm = float(torch.nn.utils.clip_grad_norm_(parameters, self.settings.clip or math.inf))
         finite = math.isfinite(norm) and math.isfinite(tally.total)
         spike = finite and self.spikes.seen(norm)

@@ -112,7 +112,7 @@ def memory(session: Session) -> Memory:
     """Of the whole run: the most any stage needs."""
     policy = session.policy
     weights = float(sum(p.numel() * p.element_size() for p in policy.model.parameters()))
-    trained = float(sum(p.numel() * p.element_size() for p in policy.trained()))
+    trained = float(sum(p.numel() * p.element_size() for _, p in policy.trained()))
     head, _ = policy.head()
     # The engine keeps a copy of a head that is computed in another dtype.
     cast = head.numel() * policy.head_dtype.itemsize if head.dtype != policy.head_dtype else 0
@@ -144,7 +144,7 @@ def adapter(session: Session) -> str:
     policy = session.policy
     if not policy.rank:
         return ""
-    own = sum(parameter.numel() for parameter in policy.trained())
+    own = sum(parameter.numel() for _, parameter in policy.trained())
     return (
         f"; an adapter of rank {policy.rank} is trained, {own / 1e6:.3f}M parameters "
         f"({100 * own / count(policy):.1f}%)"

@@ -105,13 +105,17 @@ class Run:
     def rewind(self, rows: Mapping[str, int], recipe: str, environment: Mapping[str, Any]) -> None:
         """Forget what was written after a checkpoint, whose counts of ``rows`` these are.
 
-        ``recipe`` replaces the run's own; ``environment`` becomes a row of ``resumed.jsonl``.
+        ``recipe`` replaces the run's own; ``environment``, which says its ``step``, becomes a row
+        of ``resumed.jsonl``.
         """
         with self._writing("recipe.toml"):
             for file in ROWS:
                 keep_rows(self.path / file, rows.get(file, 0))
             self._trajectories.cut(rows.get("trajectories", 0))
             (self.path / "result.json").unlink(missing_ok=True)
+            for later in (self.path / "best").glob("*/step-*"):
+                if int(later.name.removeprefix("step-")) > environment["step"]:
+                    remove_folder(later)
             replace_file(self.path / "recipe.toml", recipe.encode())
             append_rows(self.path / "resumed.jsonl", [environment])
         self.rows = {name: rows.get(name, 0) for name in self.rows}
@@ -153,6 +157,9 @@ class Run:
                 replace_folder(path, write)
             for old in self._checkpoints()[:-keep]:
                 remove_folder(old)
+            for stage in (self.path / "best").glob("*"):
+                for old in sorted(stage.glob("step-*"))[:-1]:
+                    remove_folder(old)
         return path
 
     def latest(self) -> Path | None:
@@ -172,13 +179,15 @@ class Run:
         return self.path / "adapter"
 
     def best(self, stage: str) -> Path:
-        """Where a stage keeps the weights that did best on validation."""
-        return self.path / "best" / stage
+        """Where a stage keeps the weights that did best on validation: the last to be saved."""
+        folder = self.path / "best" / stage
+        return max(folder.glob("step-*"), default=folder)
 
-    def save_best(self, stage: str, write: Callable[[Path], None]) -> None:
-        """Have ``write`` fill the folder of a stage's best weights."""
+    def save_best(self, stage: str, step: int, write: Callable[[Path], None]) -> None:
+        """Have ``write`` fill the folder of a stage's best weights. Those before stay until there
+        is a checkpoint after these: a run resumed from an older one needs them."""
         with self._writing(f"best/{stage}"):
-            replace_folder(self.best(stage), write)
+            replace_folder(self.path / "best" / stage / f"step-{step:06d}", write)
 
     def reference(self, stage: str) -> Path:
         """Where a stage keeps the policy that its KL penalty compares with."""

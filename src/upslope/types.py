@@ -135,12 +135,8 @@ class Segment:
         freeze(self, "trained", self.trained, np.bool_)
         freeze(self, "engine_logprobs", self.engine_logprobs, np.float32)
         freeze(self, "versions", self.versions, np.int32)
-        lengths = {
-            len(self.tokens),
-            len(self.trained),
-            len(self.engine_logprobs),
-            len(self.versions),
-        }
+        columns = (self.tokens, self.trained, self.engine_logprobs, self.versions)
+        lengths = set(map(len, columns))
         if len(lengths) != 1:
             raise ValueError(f"a segment's columns must have equal lengths, got {sorted(lengths)}")
 

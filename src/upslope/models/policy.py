@@ -70,11 +70,11 @@ class Policy:
         """The adapter's own weights, by their names in the model; nothing where there is none."""
         return lora.added(self.model) if self.rank else {}
 
-    def trained(self) -> Iterator[nn.Parameter]:
-        """The parameters that updates change: an adapter's alone, where there is one."""
+    def trained(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """The parameters that updates change, by name: an adapter's alone, where there is one."""
         for name, parameter in self.model.named_parameters():
             if not self.rank or lora.BESIDE in name:
-                yield parameter
+                yield name, parameter
 
 
 def checksum(tensors: Iterable[tuple[str, Tensor]]) -> str:
