@@ -45,7 +45,7 @@ TABLE = {
     "rewards": "types rewards math_verify?",
     "rewards.worker": "",
     "rewards.workers": "machine rewards.worker",
-    "envs": "types seeds rewards envs.episodes",
+    "envs": "types seeds rewards envs.episodes envs.slips",
     "envs.datasets": "types snapshots? pyarrow?",
     "envs.mathematics": "types seeds rewards envs.episodes envs.datasets",
     "envs.reasoning_gym": "types seeds rewards envs.episodes reasoning_gym?",

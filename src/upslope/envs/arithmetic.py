@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from upslope.envs.episodes import single_turn
+from upslope.envs.slips import with_slips
 from upslope.rewards.numeric import exact_number
 from upslope.seeds import seed_of, split_of
 from upslope.types import Problem, Reward, Split, Trajectory
@@ -66,10 +67,7 @@ class Arithmetic:
 
     def demonstrations(self, split: Split) -> Iterator[tuple[Problem, str]]:
         """Each problem with its solution or, for a share ``wrong``, what a wrong rule gives."""
-        for problem in self.problems(split):
-            draw = random.Random(seed_of(self.seed, "wrong", problem.id))
-            slips = draw.random() < self.wrong
-            yield problem, str(problem.info["slip"]) if slips else problem.solution
+        return with_slips(self.problems(split), self.wrong, self.seed)
 
     async def rewards(
         self, problem: Problem, trajectories: Sequence[Trajectory]

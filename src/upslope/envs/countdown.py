@@ -15,6 +15,7 @@ from fractions import Fraction
 from typing import Literal
 
 from upslope.envs.episodes import single_turn
+from upslope.envs.slips import with_slips
 from upslope.rewards.expression import evaluate
 from upslope.seeds import seed_of, split_of
 from upslope.types import Problem, Reward, Split, Trajectory, UserError
@@ -81,10 +82,7 @@ class Countdown:
 
     def demonstrations(self, split: Split) -> Iterator[tuple[Problem, str]]:
         """Each problem with its solution or, for a share ``wrong``, an expression that misses."""
-        for problem in self.problems(split):
-            draw = random.Random(seed_of(self.seed, "wrong", problem.id))
-            slips = draw.random() < self.wrong
-            yield problem, str(problem.info["slip"]) if slips else problem.solution
+        return with_slips(self.problems(split), self.wrong, self.seed)
 
     async def rewards(
         self, problem: Problem, trajectories: Sequence[Trajectory]
