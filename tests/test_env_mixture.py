@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from plays import chatml
+from upslope.exam import Choices, evaluate_model
 from upslope.launch import train_recipe
 from upslope.recipe import dump, read
 from upslope.sources import spoken
@@ -71,6 +72,23 @@ def test_a_recipe_of_several_envs_is_read_changed_and_written() -> None:
     assert built(alone)[0].weights == {}
 
 
+def test_a_stage_changes_one_of_several_envs() -> None:
+    staged = {
+        **RECIPE,
+        "stage": [
+            {"name": "easy"},
+            {"name": "hard", "env": {"times": {"digits": 2}, "arithmetic": {"weight": 0.5}}},
+            {"name": "alone", "env": {"type": "prices"}},
+            {"name": "others", "env": [{"type": "logic"}, {"type": "countdown"}]},
+        ],
+    }
+    easy, hard, alone, others = built(read(staged, ["stage.hard.env.times.digits=3"]))
+    assert (easy.env.envs["times"].digits, easy.weights["arithmetic"]) == (1, 3.0)  # type: ignore[attr-defined]
+    assert (hard.env.envs["times"].digits, hard.weights["arithmetic"]) == (3, 0.5)  # type: ignore[attr-defined]
+    assert alone.weights == {}
+    assert list(others.weights) == ["logic", "countdown"]
+
+
 @pytest.mark.parametrize(
     ("env", "overrides", "says"),
     [
@@ -110,6 +128,17 @@ def test_a_run_shows_each_env(tmp_path: Path) -> None:
         means = [seen[f"evaluation/env/{env}/{name}/mean"] for env in ("arithmetic", "times")]
         assert sum(means) / 2 == pytest.approx(seen[f"evaluation/{name}/mean"])
         assert seen[f"evaluation/env/times/{name}/problems"] == 3
+
+
+def test_an_evaluation_says_how_each_env_went(tmp_path: Path) -> None:
+    run = train_recipe(read({**RECIPE, "runs": str(tmp_path)}), lambda line: None)
+    choices = Choices(problems=6, samples=2)
+    lines = evaluate_model(str(run.path), None, [], choices)
+    told = [line for line in lines if line.startswith("    in ")]
+    assert [line.split(":")[0].split()[-1] for line in told] == ["arithmetic", "times"] * 2
+    assert all(line.endswith(" of 3 problems") for line in told)
+    with pytest.raises(UserError, match="times: digits must be from 1 to 9"):
+        evaluate_model(str(run.path), None, ["times.digits=99"], choices)
 
 
 def test_ids_inside_an_env_are_its_own() -> None:

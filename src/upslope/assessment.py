@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from upslope.checkpoints import load_weights, save_weights
-from upslope.evaluate import Both, Evaluation, evaluate, summary
+from upslope.evaluate import Both, Evaluation, by_env, evaluate, summary
 from upslope.ledger import Ledger
 from upslope.measures import played
 from upslope.models.policy import Policy
@@ -119,11 +119,9 @@ def details(both: Both) -> Metrics:
 def of_envs(both: Both) -> Metrics:
     """Accuracy in each of several envs; nothing where there is one."""
     metrics: Metrics = {}
-    for env in sorted({g.problem.env for g in both.groups} - {""}):
-        own = [g for g in both.groups if g.problem.env == env]
-        for name, temperature in (("sampled", 1.0), ("greedy", 0.0)):
-            groups = [g for g in own if g.trajectories[0].turns[0].temperature == temperature]
-            seen = estimate(summary(groups, temperature)).model_dump()
-            for key, value in seen.items():
+    for name, temperature in (("sampled", 1.0), ("greedy", 0.0)):
+        played = [g for g in both.groups if g.trajectories[0].turns[0].temperature == temperature]
+        for env, groups in by_env(played).items():
+            for key, value in estimate(summary(groups, temperature)).model_dump().items():
                 metrics[f"evaluation/env/{env}/{name}/{key}"] = float(value)
     return metrics

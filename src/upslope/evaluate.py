@@ -112,6 +112,12 @@ def summary(groups: Sequence[Group], temperature: float) -> Evaluation:
     )
 
 
+def by_env(groups: Sequence[Group]) -> dict[str, list[Group]]:
+    """Those of each of several envs, where it could grade any; empty where there is one env."""
+    names = sorted({g.problem.env for g in groups if g.problem.env and valid_rewards(g)})
+    return {name: [g for g in groups if g.problem.env == name] for name in names}
+
+
 def valid_rewards(group: Group) -> list[Reward]:
     """Those of a group that say something: a grader that failed says nothing."""
     return [reward for reward in group.rewards if reward.valid]

@@ -18,7 +18,16 @@ from upslope.components import find
 from upslope.engines.local import LocalEngine
 from upslope.envs import ENVS
 from upslope.estimates import Difference, Interval
-from upslope.evaluate import Evaluation, at, difference, play, summary, usage, valid_rewards
+from upslope.evaluate import (
+    Evaluation,
+    at,
+    by_env,
+    difference,
+    play,
+    summary,
+    usage,
+    valid_rewards,
+)
 from upslope.files import explained, replace_file
 from upslope.recipe import Recipe
 from upslope.rollout import Player, Thinking
@@ -64,10 +73,12 @@ class Sitting:
         if self.sampled:
             said.append(line_of(summary(self.sampled, 1.0)))
             said += [f"    {line}" for line in repeated(self.sampled)]
+            said += each_env(self.sampled, 1.0)
         cost = usage([*self.sampled, *self.greedy])
         return [
             *said,
             line_of(summary(self.greedy, 0.0)),
+            *each_env(self.greedy, 0.0),
             f"  {self.seconds:.1f} s, {self.seconds / max(self.engine, 1e-9):.2f} times the "
             f"engine's {self.engine:.1f} s for {cost.computed} tokens of prompts and "
             f"{cost.decoded} sampled ({cost.decoded / max(self.engine, 1e-9):.0f} a second)",
@@ -194,6 +205,14 @@ def line_of(seen: Evaluation) -> str:
         f"  {kind:20} accuracy {figure(Interval(seen.mean, seen.low, seen.high))}, reward "
         f"{seen.reward:.3f}, length {seen.length:.1f}, cut {100 * seen.truncated:.1f}%{invalid}"
     )
+
+
+def each_env(groups: Sequence[Group], temperature: float) -> Iterator[str]:
+    """A line for each of several envs; none where there is one."""
+    for env, own in by_env(groups).items():
+        seen = summary(own, temperature)
+        found = figure(Interval(seen.mean, seen.low, seen.high))
+        yield f"    in {env}: {found} of {seen.problems} problems"
 
 
 def repeated(groups: Sequence[Group]) -> Iterator[str]:

@@ -23,7 +23,7 @@ from upslope.launch import prove
 from upslope.models.hub import to_stderr
 from upslope.models.load import load
 from upslope.models.policy import Policy
-from upslope.overrides import tree_of
+from upslope.overrides import merge, tree_of
 from upslope.recipe import Recipe, read
 from upslope.selfcheck import Proof
 from upslope.session import Session
@@ -57,7 +57,7 @@ def env_for(name: str | None, settings: Sequence[str], recipe: Recipe | None) ->
         raise UserError("name an env to evaluate a model on: see `upslope envs`")
     kind = name or (own.type if own else "")
     base = dict(own.settings) if own and kind == own.type else {}
-    return env_of(Component(type=kind, **{**base, **tree_of(settings)}))
+    return env_of(Component(**merge({"type": kind, **base}, tree_of(settings))))
 
 
 def check_recipe(path: str, overrides: Sequence[str]) -> list[Proof]:
