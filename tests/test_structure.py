@@ -77,6 +77,8 @@ TABLE = {
     "launch": "types batch checkpoints curve learner machine models recipe result runs selfcheck "
     "session sinks stages train",
     "resume": "types checkpoints environment launch recipe runs session",
+    "summary": "result runs",
+    "scaling": "types recipe runs ledger scaling numpy scipy",
     "plan": "models session stages torch",
     "trial exam": "* !plan !progress !cli",
     "cli": "*",

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
 from upslope import __version__
 from upslope.machine import prepare_memory
 from upslope.types import UserError
-
-if TYPE_CHECKING:
-    from upslope.runs import Run
 
 app = typer.Typer(
     add_completion=False,
@@ -54,6 +51,7 @@ def train(
     from upslope.progress import show
     from upslope.recipe import read
     from upslope.resume import resume_recipe
+    from upslope.summary import changed
 
     if allow and not resume:
         raise UserError("--allow says what may differ from a resumed run: give --resume, too")
@@ -74,45 +72,6 @@ def train(
         raise typer.Exit(130) from None
     for line in changed(run):
         say(line)
-
-
-def changed(run: Run) -> list[str]:
-    """What a finished run changed, in figures and in replies to the same problems."""
-    result = run.result()
-    assert result is not None
-    lines = ["", "accuracy on held-out problems, with 95% intervals:"]
-    for name in ("sampled", "greedy"):
-        before, after = (dict(a)[name] for a in (result.before, result.after))
-        lines.append(f"  {name:8}{figure(before)}  ->  {figure(after)}")
-    chosen = result.stages[-1].selected
-    if chosen is not None:
-        lines.append(f"  step {chosen} did best on validation; the test split was asked only here")
-    last = result.stages[-1].name + ("/evaluation" if chosen is None else "/test")
-    rows = [r for r in run.trajectories() if r["stage"] == last and r["id"].endswith("greedy")]
-    steps = sorted({row["step"] for row in rows})
-    first = {row["problem"]: row for row in rows if row["step"] == steps[0]}
-    final = [row for row in rows if row["step"] == steps[-1]]
-    mended = [r for r in final if r["reward"] > first[r["problem"]]["reward"]][:3]
-    if mended:
-        lines += ["", "problems it now solves (greedy):"]
-    for row in mended:
-        asked = " / ".join(str(row["messages"][0]["content"]).rsplit("\n\n", 1)[-1].split("\n"))
-        lines.append(f"  {asked}  before: {first[row['problem']]['text']}  now: {row['text']}")
-    lines += [
-        "",
-        f"{result.steps} steps, {result.flops:.2e} FLOPs, {result.seconds:.0f} s, "
-        f"{result.cpu_seconds:.0f} CPU-seconds, peak memory "
-        f"{result.peak_memory_bytes / 2**30:.2f} GiB; stopped by {result.stopped_by}",
-        f"curve: {run.path / 'curve.svg'}   model: {run.path / 'model'}",
-        f"try it: upslope chat {run.path}",
-    ]
-    return lines
-
-
-def figure(estimate: Any) -> str:
-    """A mean with its interval, in percent."""
-    mean, low, high = (100 * x for x in (estimate.mean, estimate.low, estimate.high))
-    return f"{mean:5.1f}% ({low:.1f} to {high:.1f})"
 
 
 @app.command("eval")
@@ -154,6 +113,25 @@ def compare(
 
     choices = Choices(problems, samples, split, max_tokens, seed)
     for line in compare_models([a, b], env, settings or [], choices):
+        print(line)
+
+
+@app.command()
+def forecast(
+    runs: Annotated[list[str], typer.Argument(help="A run's folder; more are other seeds.")],
+    at: Annotated[
+        str, typer.Option(help="Compute to look ahead to: 10x what was spent, or FLOPs.")
+    ] = "10x",
+    target: Annotated[float | None, typer.Option(help="A reward to find the compute for.")] = None,
+    metric: Annotated[str, typer.Option(help="sampled, greedy or reward.")] = "sampled",
+    form: Annotated[
+        str, typer.Option(help="sigmoid, exponential, power or log_linear.")
+    ] = "sigmoid",
+) -> None:
+    """What more compute would buy: the curve of reward against compute, fitted and told apart."""
+    from upslope.scaling.forecast import forecast as told
+
+    for line in told(runs, metric, form, at, target):
         print(line)
 
 

@@ -224,9 +224,9 @@ class Run:
         """All rows of ``tests.jsonl``."""
         return read_rows(self.path / "tests.jsonl")
 
-    def trajectories(self) -> list[dict[str, Any]]:
-        """All rows of ``trajectories``, oldest first."""
-        return self._trajectories.read()
+    def trajectories(self, stage: str | None = None) -> list[dict[str, Any]]:
+        """All rows of ``trajectories``, oldest first, or those of one ``stage`` alone."""
+        return self._trajectories.read(stage)
 
     def result(self) -> Result | None:
         """The contents of ``result.json``; None before the end."""

@@ -100,11 +100,11 @@ class TrajectoryFiles:
             replace_file(self._tail, b"".join(json.dumps(r).encode() + b"\n" for r in tail))
         self._waiting = len(tail)
 
-    def read(self) -> list[dict[str, Any]]:
-        """All rows, oldest first."""
+    def read(self, stage: str | None = None) -> list[dict[str, Any]]:
+        """All rows, oldest first, or those of one ``stage`` alone."""
         # The tail first: rows that a writer moves meanwhile are then in both, not in neither.
-        tail = read_rows(self._tail)
-        parts = [_read_part(part) for part in self._parts()]
+        tail = [row for row in read_rows(self._tail) if stage in (None, row["stage"])]
+        parts = [_read_part(part, stage) for part in self._parts()]
         return [row for part in parts for row in part] + tail[_moved(tail, parts) :]
 
     def _parts(self) -> list[Path]:
@@ -135,8 +135,9 @@ def _parquet(rows: Sequence[Mapping[str, Any]]) -> bytes:
     return bytes(sink.getvalue())
 
 
-def _read_part(path: Path) -> list[dict[str, Any]]:
+def _read_part(path: Path, stage: str | None = None) -> list[dict[str, Any]]:
     import pyarrow.parquet as pq
 
-    rows: list[dict[str, Any]] = pq.read_table(path).to_pylist()
+    wanted = None if stage is None else [("stage", "==", stage)]
+    rows: list[dict[str, Any]] = pq.read_table(path, filters=wanted).to_pylist()
     return [row | {name: json.loads(row[name]) for name in TABLES} for row in rows]

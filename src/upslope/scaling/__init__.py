@@ -1,0 +1,1 @@
+"""The slope: forms, fits and forecasts of reward against compute. Never imports torch."""
