@@ -57,6 +57,7 @@ WRONG: Mapping[str, tuple[tuple[str, ...], str]] = {
     ),
     "no end": (("stop.steps=0",), "stop has no bound"),
     "money without price": (("stop.money=3",), "set machine.price_per_hour"),
+    "gain never forecast": (("stop.gain=0.01",), "stop.gain=0.01 is forecast from evaluations"),
     "accuracy never measured": (("stop.accuracy=0.9",), "evaluation.every is 0"),
     "stale records": ((*RECORDED, "rollout.max_staleness=1"), "rollout.max_staleness=1 means noth"),
     "sft of rollouts": (('algorithm.type="sft"',), 'set source.type = "recorded"'),

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from records import group
 from upslope.evaluate import interval
 from upslope.recipe import dump, read
 from upslope.runs import Run
@@ -18,6 +19,7 @@ from upslope.scaling.curves import Curve, fitted, redrawn, refusal
 from upslope.scaling.forecast import compute_of, forecast, past, ranked
 from upslope.scaling.forms import Array
 from upslope.scaling.series import Series, series_of
+from upslope.scaling.worth import Worth
 from upslope.types import UserError
 
 TRUE = {"floor": 0.1, "ceiling": 0.8, "midpoint": 1e15, "exponent": 1.8}
@@ -255,3 +257,29 @@ def test_what_cannot_be_forecast_is_said_plainly(tmp_path: Path) -> None:
     empty = Run.create(tmp_path, "empty", (few.path / "recipe.toml").read_text(), 0)
     with pytest.raises(UserError, match="has no evaluations yet"):
         forecast([str(empty.path)])
+
+
+@pytest.mark.parametrize(("gain", "stops"), [(0.0, False), (0.02, False), (0.15, True)])
+def test_a_run_asks_whether_it_is_worth_going_on(tmp_path: Path, gain: float, stops: bool) -> None:
+    # at 6 midpoints the curve has 0.026 left, of which doubling brings 0.018
+    run = written(tmp_path, "run", 2, stop={"steps": 500, "gain": gain})
+    stages, said = read(run.path / "recipe.toml").stages(), list[str]()
+    watch = Worth(run, stages, said.append)
+    assert watch.see("rl", 121, (), {}) == ()
+    found = re.match(
+        r"  worth going on\? as much compute again would bring \+([\d.]+) points", said[0]
+    )
+    assert found
+    assert 0.5 < float(found[1]) < 4
+    assert watch.see("rl", 122, [group([1.0])], {}) == (("stop",) if stops else ())
+    assert ("below stop.gain" in said[-1]) == stops
+    assert watch.see("rl", 123, [group([1.0])], {}) == ()
+
+
+def test_early_on_nothing_is_foretold(tmp_path: Path) -> None:
+    run = written(tmp_path, "run", 2, points=5)
+    said = list[str]()
+    assert (
+        Worth(run, read(run.path / "recipe.toml").stages(), said.append).see("rl", 41, (), {}) == ()
+    )
+    assert said == []

@@ -74,8 +74,8 @@ TABLE = {
     "session": "types assessment chat checkpoints components curriculum demonstrations "
     "engines.local learner ledger machine models recipe result rollout runs sources stages sync "
     "train torch",
-    "launch": "types batch checkpoints curve learner machine models recipe result runs selfcheck "
-    "session sinks stages train",
+    "launch": "types batch checkpoints curve learner machine models recipe result runs scaling "
+    "selfcheck session sinks stages train",
     "resume": "types checkpoints environment launch recipe runs session",
     "summary": "result runs",
     "scaling": "types recipe runs ledger scaling numpy scipy",

@@ -17,6 +17,7 @@ from upslope.models.load import save, save_adapter
 from upslope.recipe import Recipe, dump
 from upslope.result import Result, StageResult
 from upslope.runs import Run
+from upslope.scaling.worth import Worth
 from upslope.selfcheck import Proof
 from upslope.session import Say, Session
 from upslope.sinks import feeding
@@ -60,7 +61,8 @@ def finish(session: Session, run: Run, resumed: Resumed | None = None) -> None:
     try:
         config = tomllib.loads(dump(session.recipe))
         with feeding(session.recipe.sinks, run.path, config) as feeds:
-            session.watches = (*session.watches, *feeds)
+            stages = [one.stage for one in session.stages]
+            session.watches = (*session.watches, *feeds, Worth(run, stages, session.say))
             asyncio.run(train_stages(session, run, resumed))
     except KeyboardInterrupt:
         session.say(f"stopped: {len(run.metrics())} steps are kept in {run.path}; --resume goes on")

@@ -247,6 +247,11 @@ def _refuse_contradictions(stage: Stage, machine: Machine, at: str) -> None:
             f"{at}stop.accuracy={stop.accuracy:g} is never measured while"
             f" {at}evaluation.every is 0: set it to some steps"
         )
+    if stop.gain and not stage.evaluation.every:
+        raise UserError(
+            f"{at}stop.gain={stop.gain:g} is forecast from evaluations, and {at}evaluation.every is"
+            " 0: set it to some steps"
+        )
     if rollout.importance_floor > rollout.importance_cap:
         raise UserError(
             f"{at}rollout.importance_floor={rollout.importance_floor:g} is above"

@@ -122,6 +122,7 @@ class Stop(Settings):
     hours: Annotated[Amount, "hours elapsed"] = 0.0
     money: Annotated[Amount, "money spent, in the unit of machine.price_per_hour"] = 0.0
     accuracy: Annotated[Share, "sampled accuracy in an evaluation"] = 0.0
+    gain: Annotated[Share, "accuracy that as much compute again is forecast to bring"] = 0.0
 
 
 class Checkpoint(Settings):

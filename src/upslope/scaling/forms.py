@@ -26,7 +26,8 @@ def sigmoid(
     """
     some = np.asarray(compute) > 0
     away = np.log(midpoint) - np.log(np.where(some, compute, 1.0))
-    made = np.where(some, 1 / (1 + np.exp(np.asarray(exponent) * away)), 0.0)
+    # 1 / (1 + (midpoint / compute) ** exponent), in a form that nothing overflows
+    made = np.where(some, (1 - np.tanh(np.asarray(exponent) * away / 2)) / 2, 0.0)
     return np.asarray(floor + (ceiling - floor) * made)
 
 

@@ -50,8 +50,11 @@ class Series:
         return Series(self.name, self.metric, *points, outcomes)
 
 
-def series_of(run: Run, metric: Metric = "sampled") -> Series:
-    """What a run's files say so far; UserError where they hold too few points."""
+def series_of(run: Run, metric: Metric = "sampled", outcomes: bool = True) -> Series:
+    """What a run's files say so far; UserError where they hold too few points.
+
+    ``outcomes``: whether to read each problem's own, which takes reading all trajectories.
+    """
     rows = run.metrics() if metric == "reward" else run.evaluations()
     if not rows:
         raise UserError(f"{run.path} has no {'steps' if metric == 'reward' else 'evaluations'} yet")
@@ -68,9 +71,9 @@ def series_of(run: Run, metric: Metric = "sampled") -> Series:
     else:
         error = [(row[f"{key}/high"] - row[f"{key}/low"]) / WIDTH for row in rows]
     compute = np.array([row[COMPUTE] for row in rows]) - _begun(run, stage)
-    outcomes = None if metric == "reward" else _outcomes(run, stage, metric, rows)
+    told = _outcomes(run, stage, metric, rows) if outcomes and metric != "reward" else None
     least = np.median(error) / 10  # a step whose rewards all agree is no certainty
-    return Series(str(run.path), metric, compute, mean, np.maximum(error, least), outcomes)
+    return Series(str(run.path), metric, compute, mean, np.maximum(error, least), told)
 
 
 def alike(runs: Sequence[Run]) -> None:
