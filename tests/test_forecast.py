@@ -137,7 +137,9 @@ def test_forms_are_ranked_by_what_they_foretold() -> None:
     assert past([series(TRUE, 8e15, 0.005, 0, 6)], "sigmoid") is None
 
 
-def written(folder: Path, name: str, seed: int, points: int = 13, **changes: Any) -> Run:
+def written(
+    folder: Path, name: str, seed: int, points: int = 13, ceiling: float = 0.8, **changes: Any
+) -> Run:
     """A run's files, as if it had been trained: two stages, answers to 200 problems."""
     stages = [
         {"name": "sft", "algorithm": {"type": "sft"}, "source": {"type": "recorded"}},
@@ -150,7 +152,8 @@ def written(folder: Path, name: str, seed: int, points: int = 13, **changes: Any
     with Run.create(folder, name, dump(read(recipe)), seed) as run:
         run.log(1, "sft", {"ledger/training_flops": 5e14})
         for place, compute in enumerate(np.linspace(0, 6e15, points)):
-            step, right = 10 * place + 1, hard < forms.sigmoid(compute, **TRUE)
+            true = TRUE | {"ceiling": ceiling}
+            step, right = 10 * place + 1, hard < forms.sigmoid(compute, **true)
             mean, low, high = interval(right.astype(float))
             kinds = {"sampled": "", "greedy": "/greedy"}
             told = {
@@ -158,7 +161,8 @@ def written(folder: Path, name: str, seed: int, points: int = 13, **changes: Any
                 for k in kinds
                 for n, v in (("mean", mean), ("low", low), ("high", high))
             }
-            run.log_evaluation(step, "rl", told | {"ledger/training_flops": compute + 5e14})
+            spent = {"ledger/training_flops": compute + 5e14, "ledger/seconds": 9.0}
+            run.log_evaluation(step, "rl", told | spent | {"ledger/cpu_seconds": 8.0})
             base = {
                 "step": step,
                 "stage": "rl/evaluation",

@@ -135,6 +135,34 @@ def forecast(
         print(line)
 
 
+study = typer.Typer(no_args_is_help=True, help="Compare arms of one recipe at equal compute.")
+app.add_typer(study, name="study")
+StudyPath = Annotated[str, typer.Argument(help="A study's folder, with study.toml.")]
+
+
+@study.command("run")
+def study_run(
+    path: StudyPath,
+    runs: Annotated[str | None, typer.Option(help="Where runs go; runs/<study>.")] = None,
+    jobs: Annotated[int, typer.Option(min=0, help="Runs at once; 0 is one a core.")] = 0,
+) -> None:
+    """Train every run of a study that is missing, then write its table and report."""
+    from upslope.scaling.report import run_and_report
+
+    for line in run_and_report(path, runs, jobs, to_stderr):
+        print(line)
+
+
+@study.command("report")
+def study_report(path: StudyPath) -> None:
+    """Write a study's report and pictures from its table alone."""
+    from upslope.scaling.report import report
+    from upslope.scaling.study import Study
+
+    for line in report(Study.read(path)):
+        print(line)
+
+
 @app.command()
 def check(
     what: Annotated[str, typer.Argument(help="A recipe, or a part: its name or file.py:Name.")],

@@ -16,7 +16,7 @@ COMPUTE = "ledger/training_flops"
 REWARD = "reward/mean"
 WIDTH, HEIGHT = 760, 440
 LEFT, RIGHT, TOP, BOTTOM = 64, 24, 78, 58
-UNITS = ((1e18, "EFLOP"), (1e15, "PFLOP"), (1e12, "TFLOP"), (1e9, "GFLOP"), (1e6, "MFLOP"))
+PREFIXES = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"))
 LIGHT = {"paper": "#ffffff", "ink": "#1f2430", "soft": "#6b7280", "grid": "#e6e8ec"}
 LIGHT |= {"reward": "#8fa9cc", "sampled": "#1d5fd1", "greedy": "#c2571a"}
 DARK = {"paper": "#14171c", "ink": "#e8eaee", "soft": "#9aa3b0", "grid": "#2a2f38"}
@@ -75,20 +75,29 @@ def curve_svg(metrics: Sequence[Row], evaluations: Sequence[Row], title: str) ->
     marks = {kind: _estimates(evaluations, kind) for kind in ("greedy", "sampled")}
     both = [*marks["sampled"], *marks["greedy"]]
     values = [y for _, y in rewards] + [v for e in both for v in (e.low, e.high)]
-    axes = _axes([x for x, _ in rewards] + [e.x for e in both], values)
+    axes = axes_of([x for x, _ in rewards] + [e.x for e in both], values)
+    shapes = [
+        *_legend(bool(rewards), marks),
+        *grid(axes),
+        *_stages(metrics, axes),
+        *_rewards(rewards, axes),
+        *(line for kind, found in marks.items() for line in _marks(found, kind, axes)),
+    ]
+    return svg(title, "reward against compute", shapes)
+
+
+def svg(title: str, about: str, shapes: Iterable[str], style: str = "") -> str:
+    """A picture of shapes under a title; ``about`` is for those who cannot see it."""
     return "\n".join(
         [
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}"'
-            f' role="img" aria-label={quoteattr(title + ": reward against compute")}>',
+            f' role="img" aria-label={quoteattr(f"{title}: {about}")}>',
             f"<style>{COLOURS.format_map(LIGHT)}",
-            f"@media (prefers-color-scheme: dark) {{ {COLOURS.format_map(DARK)} }}{STYLE}</style>",
+            f"@media (prefers-color-scheme: dark) {{ {COLOURS.format_map(DARK)} }}{STYLE}{style}"
+            "</style>",
             f'<rect class="paper" width="{WIDTH}" height="{HEIGHT}" rx="8"/>',
             f'<text class="title" x="{LEFT}" y="30">{escape(title)}</text>',
-            *_legend(bool(rewards), marks),
-            *_grid(axes),
-            *_stages(metrics, axes),
-            *_rewards(rewards, axes),
-            *(line for kind, found in marks.items() for line in _marks(found, kind, axes)),
+            *shapes,
             "</svg>\n",
         ]
     )
@@ -126,7 +135,7 @@ def _estimates(rows: Iterable[Row], kind: str) -> list[Estimated]:
     return [Estimated(*(float(row[key]) for key in keys)) for row in rows if _has(row, *keys)]
 
 
-def _axes(xs: Sequence[float], ys: Sequence[float]) -> Axes:
+def axes_of(xs: Sequence[float], ys: Sequence[float]) -> Axes:
     """From nought compute; reward from 0 to 1 where it stays there, else a little wider than it."""
     right = max([*xs, 0.0]) or 1.0
     low, high = min([*ys, 0.0]), max([*ys, 1.0])
@@ -136,25 +145,25 @@ def _axes(xs: Sequence[float], ys: Sequence[float]) -> Axes:
     return Axes(right * 1.02, low, high)
 
 
-def _grid(axes: Axes) -> list[str]:
-    """Lines, tick labels and axis labels."""
+def grid(axes: Axes, across: str = "training compute in {}FLOP") -> list[str]:
+    """Lines, tick labels and axis labels; ``across`` has a place for the unit's prefix."""
     bottom, right = HEIGHT - BOTTOM, WIDTH - RIGHT
     lines = []
     for value in ticks(axes.low, axes.high, 5):
         y = f"{axes.y(value):.1f}"
         lines.append(f'<line class="grid" x1="{LEFT}" y1="{y}" x2="{right}" y2="{y}"/>')
-        lines.append(_text(LEFT - 10, axes.y(value) + 4, f"{value:.4g}", "end"))
-    unit, name = next(((u, n) for u, n in UNITS if axes.right >= u), (1.0, "FLOP"))
+        lines.append(text(LEFT - 10, axes.y(value) + 4, f"{value:.4g}", "end"))
+    unit, prefix = next(((u, p) for u, p in PREFIXES if axes.right >= u), (1.0, ""))
     for value in ticks(0, axes.right / unit, 6):
         x = axes.x(value * unit)
         lines.append(
             f'<line class="grid" x1="{x:.1f}" y1="{bottom}" x2="{x:.1f}" y2="{bottom + 5}"/>'
         )
-        lines.append(_text(x, bottom + 20, f"{value:.4g}", "middle"))
+        lines.append(text(x, bottom + 20, f"{value:.4g}", "middle"))
     middle = (LEFT + right) / 2
-    lines.append(_text(middle, HEIGHT - 16, f"training compute in {name}", "middle"))
+    lines.append(text(middle, HEIGHT - 16, across.format(prefix), "middle"))
     turn = f'transform="rotate(-90 20 {(TOP + bottom) / 2:.0f})"'
-    return [*lines, _text(20, (TOP + bottom) / 2, "reward, accuracy", "middle", turn)]
+    return [*lines, text(20, (TOP + bottom) / 2, "reward, accuracy", "middle", turn)]
 
 
 def _stages(rows: Sequence[Row], axes: Axes) -> list[str]:
@@ -168,7 +177,7 @@ def _stages(rows: Sequence[Row], axes: Axes) -> list[str]:
     for name, flops in starts.items() if len(starts) > 1 else ():
         x = axes.x(flops)
         lines.append(f'<path class="grid" d="M{x:.1f} {TOP}V{HEIGHT - BOTTOM}"/>')
-        lines.append(_text(x + 5, TOP + 14, name, "start"))
+        lines.append(text(x + 5, TOP + 14, name, "start"))
     return lines
 
 
@@ -208,14 +217,15 @@ def _legend(rewards: bool, marks: Mapping[str, Sequence[Estimated]]) -> list[str
     for kind, label in (("sampled", "sampled accuracy"), ("greedy", "greedy accuracy")):
         if found := marks[kind]:
             change = " → ".join(f"{e.mean:.2f}" for e in dict.fromkeys((found[0], found[-1])))
-            lines += [_mark(kind, x + 6, y - 4), _text(x + 18, y, f"{label} {change}", "start")]
+            lines += [_mark(kind, x + 6, y - 4), text(x + 18, y, f"{label} {change}", "start")]
             x += 222
     if rewards:
         lines.append(f'<path class="line" d="M{x:.0f} {y - 4:.0f}h18"/>')
-        lines.append(_text(x + 26, y, "training reward", "start"))
+        lines.append(text(x + 26, y, "training reward", "start"))
     return lines
 
 
-def _text(x: float, y: float, text: str, anchor: str, more: str = "") -> str:
+def text(x: float, y: float, words: str, anchor: str, more: str = "") -> str:
+    """Words at a place."""
     at = f'x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"'
-    return f"<text {at} {more}>{escape(text)}</text>"
+    return f"<text {at} {more}>{escape(words)}</text>"
