@@ -30,6 +30,7 @@ from upslope.ledger import PHASES
 from upslope.measures import rollout_metrics
 from upslope.recipe import Recipe, read
 from upslope.runs import Run
+from upslope.scaling.study import Study
 from upslope.sources import spoken
 from upslope.stages import built
 from upslope.types import Group, Problem, Reward
@@ -118,6 +119,10 @@ def test_toml_blocks_are_recipes_or_parts_of_one(examples: Path) -> None:
     for page, kind, _, code in BLOCKS:
         if kind == "toml":
             given = tomllib.loads(code)
+            if "arms" in given:
+                study = Study.read(examples / "study.toml")
+                assert [built(study.recipe(cell, examples, 1)) for cell in study.cells()]
+                continue
             whole = {"preset", "stage", "algorithm"} & set(given)
             learned = {} if whole else {"algorithm": {"type": "grpo"}}
             base = {"model": "ladder:0.1m", "env": {"type": "arithmetic"}, **learned}
