@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from small_policies import CONFIGS, FAST, SLOW, WORDS, policy
+from small_policies import CONFIGS, FAST, SLOW, SPARSE, WORDS, policy
 from upslope.models.cached import Cached
 from upslope.models.decoder import MOST_COHORTS, PASS_TOKENS, Decoder
+from upslope.models.feedforward import Dense, Experts
 from upslope.models.fused import fits
 from upslope.models.policy import Policy, checksum
 
@@ -111,6 +112,12 @@ def test_only_known_shapes_take_the_fast_path() -> None:
     p = policy("qwen2")
     p.model.config.layer_types = ["full_attention", "sliding_attention"]
     assert not fits(p.model)
+    p = policy("mixtral")
+    p.model.config.sliding_window = 6
+    assert not fits(p.model)
+    p = policy("olmoe")
+    p.model.config.clip_qkv = 1.0
+    assert not fits(p.model)
     p = policy("llama")
     p.model.config.rope_parameters = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}
     assert not fits(p.model)
@@ -162,8 +169,9 @@ def test_loading_is_in_place_and_refuses_what_does_not_correspond(name: str) -> 
         d.load([(first, tensors[first][:1])])
 
 
-def test_a_row_does_not_depend_on_the_rows_beside_it() -> None:
-    p = policy("llama")
+@pytest.mark.parametrize("name", ["llama", *SPARSE])
+def test_a_row_does_not_depend_on_the_rows_beside_it(name: str) -> None:
+    p = policy(name)
     prompt, fed = [4, 5, 6, 7], [8, 9, 10]
 
     def run(others: list[list[int]]) -> list[torch.Tensor]:
@@ -176,6 +184,32 @@ def test_a_row_does_not_depend_on_the_rows_beside_it() -> None:
     for others in ([[5] * 4], [[5, 6, 7, 8], [9, 9, 9, 9], [3, 4, 3, 4]]):
         for alone, amid in zip(run([]), run(others), strict=True):
             torch.testing.assert_close(alone, amid, atol=2e-6, rtol=0)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_experts_give_a_row_the_same_bits_whichever_rows_take_them(shared: bool) -> None:
+    torch.manual_seed(0)
+    hidden, wide, count, rows = 24, 20, 5, 40
+    router, gate_up = torch.randn(hidden, count + shared), torch.randn(count, hidden, 2 * wide)
+    down, block = torch.randn(count, wide, hidden), Dense(gate_up[0], torch.randn(wide, hidden))
+    experts = Experts(router, gate_up, down, block if shared else None, most=2, normed=True)
+    x, h = torch.randn(rows, hidden), torch.randn(rows, hidden)
+    whole = experts(x, h)
+    for n in range(2, rows):
+        assert torch.equal(experts(x[:n], h[:n]), whole[:n])
+    assert experts.padding > 0
+    weights, chosen = experts.choose((h @ router)[:, :count])
+    for row, own in enumerate(h):
+        want = x[row].clone()
+        for weight, expert in zip(weights[row], chosen[row], strict=True):
+            gate, up = (own @ gate_up[expert]).chunk(2)
+            want += weight * (torch.nn.functional.silu(gate) * up @ down[expert])
+        if shared:
+            gate, up = (own @ block.gate_up).chunk(2)
+            want += (own @ router[:, -1]).sigmoid() * (
+                torch.nn.functional.silu(gate) * up @ block.down
+            )
+        torch.testing.assert_close(whole[row], want, atol=1e-3, rtol=1e-4)
 
 
 def test_bfloat16_weights_give_float32_logits() -> None:

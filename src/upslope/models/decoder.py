@@ -1,4 +1,5 @@
-"""A fast forward pass, with stored keys and values, for dense Llama, Qwen2 and Qwen3 models.
+"""A fast forward pass, with stored keys and values, for Llama, Qwen2 and Qwen3 models and their
+mixtures of experts (Mixtral, Qwen2-MoE, Qwen3-MoE, OLMoE).
 
 For sampling: no gradients, and its own copy of the weights, fused and laid out for few rows. What
 it cannot do exactly ``cached`` does with the model's own forward pass.
@@ -37,12 +38,17 @@ class Decoder:
         self._head_dtype = policy.head_dtype
         self.load(policy.tensors())
         self._cohorts: list[Cohort] = []
-        self.flops = 0  # whole, so that differences do not depend on how much there was before
+        self._flops = 0  # whole, so that differences do not depend on how much there was before
         self.shared = 0  # tokens that all prompts of the last prefill began with, computed once
         places = torch.arange(policy.context + 1, device=self._device)[None]
         with torch.no_grad():
             cos, sin = policy.model.model.rotary_emb(self._weights.embedding, places)
         self._cos, self._sin = cos[0], sin[0]
+
+    @property
+    def flops(self) -> int:
+        """Of all passes so far, rows that only pad included."""
+        return self._flops + sum(experts.padding for experts in self._weights.experts)
 
     def load(self, tensors: Iterable[tuple[str, Tensor]]) -> None:
         """Copy weights in place; ValueError where a tensor is missing, unknown or misshapen."""
@@ -101,7 +107,7 @@ class Decoder:
         last = root + torch.arange(count, device=self._device) * rest + lengths - root - 1
         self._cohorts.append(Cohort(keys, values, lengths, torch.tensor(owner).to(self._device)))
         pairs = root**2 + count * rest * longest
-        self.flops += round(self._cost.forward(len(tokens), pairs, max(2, count)))
+        self._flops += round(self._cost.forward(len(tokens), pairs, max(2, count)))
         self.shared = root
         return self._logits(x[last])
 
@@ -130,7 +136,7 @@ class Decoder:
 
         x = self._trunk(tokens, position, attend)
         pairs = sum(cohort.pairs for cohort in cohorts)
-        self.flops += round(self._cost.forward(len(tokens), pairs, len(tokens)))
+        self._flops += round(self._cost.forward(len(tokens), pairs, len(tokens)))
         for cohort in cohorts:
             cohort.close()
         return self._logits(x)[:rows]
@@ -166,17 +172,20 @@ class Decoder:
             )
             qk, v = h.view(len(x), -1, w.size).split(split, 1)
             if layer.q_norm is not None and layer.k_norm is not None:
-                q, k = self._normed(qk[:, : w.heads], layer.q_norm), qk[:, w.heads :]
-                qk = torch.cat((q, self._normed(k, layer.k_norm)), 1)
+                q, k = qk.split((w.heads, w.kv), 1)
+                qk = torch.cat((self._within(q, layer.q_norm), self._within(k, layer.k_norm)), 1)
             qk = _rotated(qk, cos, sin)
             out = attend(index, qk[:, : w.heads], qk[:, w.heads :], v)
             x = torch.addmm(x, out.reshape(len(x), -1), layer.out)
-            gate, up = (self._normed(x, layer.after) @ layer.gate_up).chunk(2, -1)
-            x = torch.addmm(x, F.silu(gate, inplace=True).mul_(up), layer.down)
+            x = layer.mlp(x, self._normed(x, layer.after))
         return x
 
     def _normed(self, x: Tensor, weight: Tensor) -> Tensor:
         return F.rms_norm(x, weight.shape, weight, self._weights.eps)
+
+    def _within(self, x: Tensor, weight: Tensor) -> Tensor:
+        """``x`` [n, heads, size] normed over each head, or over all heads, as there are weights."""
+        return self._normed(x.reshape(len(x), -1, len(weight)), weight).view(x.shape)
 
     def _logits(self, x: Tensor) -> Tensor:
         """In float32, whatever they were computed in, and never as a one-row product."""

@@ -1,0 +1,83 @@
+"""The feed-forward part of a layer: one block, or experts of which each token takes a few.
+
+For sampling, without gradients: matrices are [in, out], and a row's numbers do not depend on the
+rows beside it, whichever experts those take.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Dense:
+    """``gate_up`` [hidden, 2 wide], ``down`` [wide, hidden]."""
+
+    gate_up: Tensor
+    down: Tensor
+
+    def __call__(self, x: Tensor, h: Tensor) -> Tensor:
+        """``x`` and what the block makes of its norm ``h``: [n, hidden]."""
+        return torch.addmm(x, _gated(h @ self.gate_up), self.down)
+
+
+@dataclass(slots=True)
+class Experts:
+    """``router`` [hidden, experts], ``gate_up`` [experts, hidden, 2 wide], ``down`` [experts, wide,
+    hidden]. Every token also takes the ``shared`` expert, whose weight is one more column of the
+    router.
+
+    Each token takes ``most``; ``normed``: their weights sum to 1. ``padding``: FLOPs so far of rows
+    that are nobody's.
+    """
+
+    router: Tensor
+    gate_up: Tensor
+    down: Tensor
+    shared: Dense | None
+    most: int
+    normed: bool
+    padding: int = 0
+
+    def __call__(self, x: Tensor, h: Tensor) -> Tensor:
+        """``x`` and what the experts make of its norm ``h``: [n, hidden]."""
+        scores = h @ self.router
+        weights, chosen = self.choose(scores[:, : len(self.down)])
+        out = self._products(h, chosen) * weights[..., None]
+        if self.shared is not None:
+            all_take = _gated(h @ self.shared.gate_up) @ self.shared.down
+            x = torch.addcmul(x, all_take, scores[:, -1:].sigmoid())
+        return x + out.sum(1).to(x.dtype)
+
+    def choose(self, scores: Tensor) -> tuple[Tensor, Tensor]:
+        """Weights in FP32 and which experts, both [n, most], by ``scores`` [n, experts]."""
+        weights, chosen = torch.softmax(scores, -1, torch.float32).topk(self.most)
+        if self.normed:
+            weights /= weights.sum(-1, keepdim=True)
+        return weights, chosen
+
+    def _products(self, h: Tensor, chosen: Tensor) -> Tensor:
+        """What the ``chosen`` experts [n, most] make of ``h``: [n, most, hidden]."""
+        count = torch.bincount(chosen.view(-1), minlength=len(self.gate_up)).tolist()
+        order = chosen.view(-1).argsort(stable=True)
+        rows = h[order // self.most]
+        out, first = torch.empty_like(rows), 0
+        for expert in (i for i, taken in enumerate(count) if taken):
+            part = slice(first, first := first + count[expert])
+            alone = count[expert] == 1  # a one-row product rounds differently
+            inner = _gated(
+                (rows[part].repeat(2, 1) if alone else rows[part]) @ self.gate_up[expert]
+            )
+            out[part] = (inner @ self.down[expert])[: count[expert]]
+        self.padding += 6 * self.down[0].numel() * count.count(1)
+        return torch.empty_like(out).index_copy_(0, order, out).view(*chosen.shape, -1)
+
+
+def _gated(x: Tensor) -> Tensor:
+    """SwiGLU of the two halves (arXiv:2002.05202), overwriting the first."""
+    gate, up = x.chunk(2, -1)
+    return F.silu(gate, inplace=True).mul_(up)
