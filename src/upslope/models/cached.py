@@ -20,6 +20,7 @@ from transformers import DynamicCache
 
 from upslope.models.cohorts import leave
 from upslope.models.fused import fill
+from upslope.models.panels import blocks
 from upslope.models.policy import Policy
 
 PASS_TOKENS = 4096  # of one prefill pass: bounds its activations
@@ -75,7 +76,7 @@ class Cached:
 
     @torch.inference_mode()
     def prefill(self, prompts: Sequence[Sequence[int]], owner: Sequence[int]) -> Tensor:
-        """Add rows continuing ``prompts[owner[row]]``; next-token logits [prompts, vocabulary]."""
+        """Add rows continuing ``prompts[owner[row]]``; logits [prompts, blocks, width]."""
         model = self._policy.model
         peers = _Peers(DynamicCache(config=model.config), len(owner), 0)
         logits = self._forward(peers, _two(torch.tensor(prompts, device=model.device)))
@@ -85,7 +86,7 @@ class Cached:
 
     @torch.inference_mode()
     def step(self, tokens: Tensor) -> Tensor:
-        """Feed each row its ``tokens`` [rows]; next-token logits [rows, vocabulary]."""
+        """Feed each row its ``tokens`` [rows]; logits [rows, blocks, width]."""
         parts = tokens.to(self._policy.model.device).split([p.rows for p in self._peers])
         return torch.cat(
             [
@@ -112,7 +113,7 @@ class Cached:
         self._head = weight.to(dtype), None if bias is None else bias.to(dtype)
 
     def _forward(self, peers: _Peers, tokens: Tensor) -> Tensor:
-        """Logits [rows, vocabulary] after the last of ``tokens`` [rows, new], in float32."""
+        """Logits [rows, blocks, width] after the last of ``tokens`` [rows, new], in float32."""
         rows, new = tokens.shape
         trunk = self._policy.trunk
         states = trunk(input_ids=tokens, past_key_values=peers.cache, use_cache=True)
@@ -120,7 +121,7 @@ class Cached:
         pairs = rows * new * peers.length
         self.flops += round(self._policy.cost.forward(rows * new, pairs, rows))
         last = states.last_hidden_state[:, -1].to(self._policy.head_dtype)
-        return F.linear(last, *self._head).float()
+        return blocks(F.linear(last, *self._head).float()[None])
 
 
 def _two(rows: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from upslope.models.cohorts import Cohort, closest, leave
 from upslope.models.fused import Weights, fill
+from upslope.models.panels import blocks, product
 from upslope.models.policy import Policy
 
 PASS_TOKENS = 4096  # of one prefill pass, padding included: bounds its activations
@@ -44,6 +45,7 @@ class Decoder:
         with torch.no_grad():
             cos, sin = policy.model.model.rotary_emb(self._weights.embedding, places)
         self._cos, self._sin = cos[0], sin[0]
+        self._eps = torch.tensor(self._weights.eps, device=self._device)
 
     @property
     def flops(self) -> int:
@@ -73,7 +75,7 @@ class Decoder:
 
     @torch.inference_mode()
     def prefill(self, prompts: Sequence[Sequence[int]], owner: Sequence[int]) -> Tensor:
-        """Add rows continuing ``prompts[owner[row]]``; next-token logits [prompts, vocabulary]."""
+        """Add rows continuing ``prompts[owner[row]]``; logits [prompts, blocks, width]."""
         w, count, root = self._weights, len(prompts), common_start(prompts)
         longest = max(2, *map(len, prompts))  # a one-row product rounds differently
         rest = longest - root
@@ -113,7 +115,7 @@ class Decoder:
 
     @torch.inference_mode()
     def step(self, tokens: Tensor) -> Tensor:
-        """Feed each row its ``tokens`` [rows]; next-token logits [rows, vocabulary]."""
+        """Feed each row its ``tokens`` [rows]; logits [rows, blocks, width]."""
         cohorts, rows = self._cohorts, len(tokens)
         tokens = tokens.to(self._device)
         position = torch.cat([c.position for c in cohorts])
@@ -161,7 +163,7 @@ class Decoder:
         """Hidden states [n, hidden] before the last norm."""
         w = self._weights
         split = (w.heads + w.kv, w.kv)
-        x = w.embedding[tokens]
+        x = self._embedded(tokens)
         cos, sin = self._cos[position][:, None], self._sin[position][:, None]
         for index, layer in enumerate(w.layers):
             h = self._normed(x, layer.before)
@@ -180,18 +182,25 @@ class Decoder:
             x = layer.mlp(x, self._normed(x, layer.after))
         return x
 
+    def _embedded(self, tokens: Tensor) -> Tensor:
+        panels = self._weights.embedding
+        return panels[tokens // panels.shape[1], tokens % panels.shape[1]]
+
     def _normed(self, x: Tensor, weight: Tensor) -> Tensor:
-        return F.rms_norm(x, weight.shape, weight, self._weights.eps)
+        """What ``F.rms_norm`` computes, in a fifth of its time on a CPU."""
+        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
+        scale = torch.addcmul(self._eps, norm, norm, value=1 / x.shape[-1]).rsqrt_()
+        return (x * scale).mul_(weight).to(x.dtype)
 
     def _within(self, x: Tensor, weight: Tensor) -> Tensor:
         """``x`` [n, heads, size] normed over each head, or over all heads, as there are weights."""
         return self._normed(x.reshape(len(x), -1, len(weight)), weight).view(x.shape)
 
     def _logits(self, x: Tensor) -> Tensor:
-        """In float32, whatever they were computed in, and never as a one-row product."""
+        """[n, blocks, width] in float32, whatever computed in, and never as a one-row product."""
         x = self._normed(x, self._weights.norm).to(self._head_dtype)
         rows = x if len(x) > 1 else x.repeat(2, 1)
-        return F.linear(rows, self._head).float()[: len(x)]
+        return blocks(product(rows, self._head).float())[: len(x)]
 
 
 def common_start(prompts: Sequence[Sequence[int]]) -> int:

@@ -12,17 +12,29 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from upslope.models.panels import CACHE, product
+
 
 @dataclass(frozen=True, slots=True)
 class Dense:
-    """``gate_up`` [hidden, 2 wide], ``down`` [wide, hidden]."""
+    """``gate_up`` [panels, hidden, 2 width], half of each the gate's; ``down`` [wide, hidden]."""
 
     gate_up: Tensor
     down: Tensor
 
     def __call__(self, x: Tensor, h: Tensor) -> Tensor:
-        """``x`` and what the block makes of its norm ``h``: [n, hidden]."""
-        return torch.addmm(x, _gated(h @ self.gate_up), self.down)
+        """``x`` plus what the block makes of its norm ``h``, in place: [n, hidden]."""
+        parts = -(-len(x) * 2 * self.down[:, 0].nbytes // CACHE) if x.device.type == "cpu" else 1
+        for rows, normed in zip(x.tensor_split(parts), h.tensor_split(parts), strict=True):
+            rows.addmm_(self.inner(normed), self.down)
+        return x
+
+    def inner(self, h: Tensor) -> Tensor:
+        """SwiGLU (arXiv:2002.05202): [n, wide]."""
+        gate, up = product(h, self.gate_up).chunk(2, -1)
+        out = h.new_empty(len(h), len(gate), gate.shape[-1])
+        torch.mul(F.silu(gate, inplace=True), up, out=out.transpose(0, 1))
+        return out.view(len(h), -1)
 
 
 @dataclass(slots=True)
@@ -49,7 +61,7 @@ class Experts:
         weights, chosen = self.choose(scores[:, : len(self.down)])
         out = self._products(h, chosen) * weights[..., None]
         if self.shared is not None:
-            all_take = _gated(h @ self.shared.gate_up) @ self.shared.down
+            all_take = self.shared.inner(h) @ self.shared.down
             x = torch.addcmul(x, all_take, scores[:, -1:].sigmoid())
         return x + out.sum(1).to(x.dtype)
 

@@ -22,6 +22,7 @@ from transformers import (
 )
 
 from upslope.models.feedforward import Dense, Experts
+from upslope.models.panels import WIDEST, width
 
 DENSE = (LlamaForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM)
 SPARSE = (MixtralForCausalLM, OlmoeForCausalLM, Qwen2MoeForCausalLM, Qwen3MoeForCausalLM)
@@ -72,11 +73,11 @@ class Weights:
         self.slots: dict[str, Tensor] = {}
         self._dtype, self._device = model.dtype, device
         self._shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
-        # Row by row: looked up fast, and for a wide head also multiplied faster than [in, out].
-        self.embedding = self._buffer(*self._shapes[EMBEDDING])
-        self.slots[EMBEDDING] = self.head = self.embedding
+        self.head = self._panels(HEAD if HEAD in self._shapes else EMBEDDING)
+        self.embedding = self.head.transpose(1, 2)  # [panels, width, hidden]
         if HEAD in self._shapes:
-            self.slots[HEAD] = self.head = self._buffer(*self._shapes[HEAD])
+            self.embedding = self._buffer(1, *self._shapes[EMBEDDING])
+            self.slots[EMBEDDING] = self.embedding[0]
         self.norm = self._vector(NORM)
         self.layers = [
             self._layer(f"model.layers.{i}.") for i in range(int(config.num_hidden_layers))
@@ -99,7 +100,7 @@ class Weights:
         )
 
     def _dense(self, name: str) -> Dense:
-        gate_up = self._matrix(f"{name}gate_proj.weight", f"{name}up_proj.weight")
+        gate_up = self._panels(f"{name}gate_proj.weight", f"{name}up_proj.weight")
         return Dense(gate_up, self._matrix(f"{name}down_proj.weight"))
 
     def _experts(self, name: str) -> Experts:
@@ -125,6 +126,16 @@ class Weights:
         self.slots.update({n: c.t() for n, c in zip(names, columns, strict=True)})
         return buffer
 
+    def _panels(self, *names: str) -> Tensor:
+        """A [panels, inputs, width] buffer for tensors [outputs, inputs] of one shape, of which
+        each panel has an equal part."""
+        outputs, inputs = self._shapes[names[0]]
+        part = width(outputs, WIDEST // len(names)) if self._device.type == "cpu" else outputs
+        buffer = self._buffer(outputs // part, inputs, len(names) * part)
+        parts = buffer.transpose(1, 2).split(part, 1)
+        self.slots.update(zip(names, parts, strict=True))
+        return buffer
+
     def _stack(self, name: str) -> Tensor:
         """A [experts, inputs, outputs] buffer for a tensor [experts, outputs, inputs]."""
         experts, outputs, inputs = self._shapes[name]
@@ -146,10 +157,12 @@ def fill(slots: Mapping[str, Tensor], tensors: Iterable[tuple[str, Tensor]]) -> 
     for name, tensor in tensors:
         if name not in slots:
             raise ValueError(f"the engine's model has no tensor called {name!r}")
-        if slots[name].shape != tensor.shape:
-            shapes = f"{tuple(tensor.shape)}, not {tuple(slots[name].shape)}"
+        slot = slots[name]
+        joined = torch.Size((slot.shape[:-1].numel(), slot.shape[-1]))  # of panels
+        if tensor.shape not in (slot.shape, joined):
+            shapes = f"{tuple(tensor.shape)}, not {tuple(slot.shape)}"
             raise ValueError(f"tensor {name!r} has shape {shapes}")
-        slots[name].copy_(tensor)
+        slot.copy_(tensor.view(slot.shape))
         missing.discard(name)
     if missing:
         raise ValueError(f"no tensor came for {sorted(missing)[0]!r} and {len(missing) - 1} others")
