@@ -83,22 +83,22 @@ class Decoder:
         for row, prompt in enumerate(prompts):
             padded[row, : len(prompt) - root] = prompt[root:]
         lengths = torch.tensor([len(p) for p in prompts], device=self._device)
-        shape = (len(w.layers), count, w.kv, w.size, longest)
-        keys = self._cos.new_empty(shape)
-        values = keys.new_empty((*shape[:3], longest, w.size))
-
+        keys: list[Tensor] = []
+        values: list[Tensor] = []
         seen = torch.ones(rest, longest, dtype=torch.bool, device=self._device).tril(root)
 
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             shape = (count, rest, -1, w.size)
             own_q, own_k, own_v = (x[root:].view(shape).transpose(1, 2) for x in (q, k, v))
             if not root:
-                keys[layer], values[layer] = own_k.transpose(-1, -2), own_v
+                keys.append(own_k.transpose(-1, -2).contiguous())
+                values.append(own_v.contiguous())
                 return attended(own_q, own_k, own_v, None)
             q, k, v = (x[None, :root].transpose(1, 2) for x in (q, k, v))
             all_k = torch.cat((k.expand(count, -1, -1, -1), own_k), 2)
             all_v = torch.cat((v.expand(count, -1, -1, -1), own_v), 2)
-            keys[layer], values[layer] = all_k.transpose(-1, -2), all_v
+            keys.append(all_k.transpose(-1, -2).contiguous())
+            values.append(all_v)
             return torch.cat((attended(q, k, v, None), attended(own_q, all_k, all_v, seen)))
 
         places = torch.arange(longest, device=self._device)
