@@ -41,7 +41,7 @@ TABLE = {
     "models": "types batch files seeds snapshots models torch transformers jaxtyping numpy "
     "tokenizers safetensors huggingface_hub gguf filelock peft?",
     "engines.scripted": "types numpy transformers?",
-    "engines": "types engines models torch transformers jaxtyping numpy",
+    "engines": "types engines machine models torch transformers jaxtyping numpy",
     "rewards": "types rewards math_verify?",
     "rewards.worker": "",
     "rewards.workers": "machine rewards.worker",

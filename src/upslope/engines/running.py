@@ -24,7 +24,7 @@ from upslope.types import Completion, Sampling, StopReason, Usage
 class Request:
     """One call of ``sample``, and what it has cost.
 
-    ``spent``: the decode FLOPs of a row when the request joined.
+    ``spent``: the decode FLOPs of a row when the request joined; ``held``: bytes that it may take.
     """
 
     prompt: tuple[int, ...]
@@ -36,6 +36,7 @@ class Request:
     cached: int = 0
     prefill_flops: float = 0.0
     spent: float = 0.0
+    held: int = 0
 
 
 Group = list[Request]  # of one prompt, so that it is prefilled once
@@ -51,6 +52,7 @@ class Running:
         self._live: dict[int, Request] = {}
         self._ids: Ids = np.arange(0)
         self._spent = 0.0
+        self.held = 0  # bytes that the running requests may come to take
         model.clear()
 
     @property
@@ -111,6 +113,7 @@ class Running:
                 request.cached, request.prefill_flops = length, share
                 request.spent, request.slot = self._spent, self._free.pop()
                 self._live[request.slot] = request
+                self.held += request.held
                 self._slots.admit(request.slot, request.sampling, request.limit)
             group[0].cached = 0 if group is groups[0] else self._model.shared
             group[0].computed = length - group[0].cached
@@ -143,7 +146,7 @@ class Running:
         self._release(slot)
 
     def _release(self, slot: int) -> None:
-        del self._live[slot]
+        self.held -= self._live.pop(slot).held
         self._free.append(slot)
 
     def _leave(self, alive: Mask) -> None:

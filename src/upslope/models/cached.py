@@ -65,6 +65,10 @@ class Cached:
         """The weights in use by Hugging Face name."""
         yield from self._policy.tensors()
 
+    def room(self, prompt: int, limit: int, rows: int) -> int:
+        """Bytes that one of ``rows`` may take; each has a prompt of its own."""
+        return self._policy.token_bytes * (limit + prompt)
+
     def passes(self, lengths: Sequence[int]) -> list[list[int]]:
         """Which prompts to prefill together: equal lengths, bounded tokens."""
         passes: list[list[int]] = []

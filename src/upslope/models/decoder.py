@@ -35,7 +35,7 @@ class Decoder:
     def __init__(self, policy: Policy) -> None:
         """Copy the policy's weights; keeps its dtype and device."""
         self._device, self._cost = policy.model.device, policy.cost
-        self._weights = Weights(policy.model, self._device)
+        self._weights, self._token_bytes = Weights(policy.model, self._device), policy.token_bytes
         self._head_dtype = policy.head_dtype
         self.load(policy.tensors())
         self._cohorts: list[Cohort] = []
@@ -60,6 +60,10 @@ class Decoder:
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """The weights in use by Hugging Face name, as views of the buffers."""
         yield from self._weights.slots.items()
+
+    def room(self, prompt: int, limit: int, rows: int) -> int:
+        """Bytes that one of ``rows`` with a prompt in common may take, with its part of that."""
+        return self._token_bytes * (limit - (-prompt // rows))
 
     def passes(self, lengths: Sequence[int]) -> list[list[int]]:
         """Which prompts to prefill together: similar lengths, bounded padded tokens."""
