@@ -195,8 +195,8 @@ def test_a_row_does_not_depend_on_the_rows_beside_it(name: str) -> None:
 def test_experts_give_a_row_the_same_bits_whichever_rows_take_them(shared: bool) -> None:
     torch.manual_seed(0)
     hidden, wide, count, rows = 24, 20, 5, 40
-    router, gate_up = torch.randn(hidden, count + shared), torch.randn(count, hidden, 2 * wide)
-    down = torch.randn(count, wide, hidden)
+    router, gate_up = torch.randn(hidden, count + shared), torch.randn(count, 2 * wide, hidden)
+    down = torch.randn(count, hidden, wide)
     block = Dense(torch.randn(1, hidden, 2 * wide), torch.randn(wide, hidden))
     experts = Experts(router, gate_up, down, block if shared else None, most=2, normed=True)
     x, h = torch.randn(rows, hidden), torch.randn(rows, hidden)
@@ -208,8 +208,8 @@ def test_experts_give_a_row_the_same_bits_whichever_rows_take_them(shared: bool)
     for row, own in enumerate(h):
         want = x[row].clone()
         for weight, expert in zip(weights[row], chosen[row], strict=True):
-            gate, up = (own @ gate_up[expert]).chunk(2)
-            want += weight * (torch.nn.functional.silu(gate) * up @ down[expert])
+            gate, up = (gate_up[expert] @ own).chunk(2)
+            want += weight * (down[expert] @ (torch.nn.functional.silu(gate) * up))
         if shared:
             gate, up = (own @ block.gate_up[0]).chunk(2)
             want += (own @ router[:, -1]).sigmoid() * (

@@ -1,7 +1,7 @@
 """The feed-forward part of a layer: one block, or experts of which each token takes a few.
 
-For sampling, without gradients: matrices are [in, out], and a row's numbers do not depend on the
-rows beside it, whichever experts those take.
+For sampling, without gradients. A row's numbers do not depend on the rows beside it, whichever
+experts those take.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ class Dense:
 
 @dataclass(slots=True)
 class Experts:
-    """``router`` [hidden, experts], ``gate_up`` [experts, hidden, 2 wide], ``down`` [experts, wide,
-    hidden]. Every token also takes the ``shared`` expert, whose weight is one more column of the
-    router.
+    """``router`` [hidden, experts], ``gate_up`` [experts, 2 wide, hidden], ``down`` [experts,
+    hidden, wide]. Every token also takes the ``shared`` expert, whose weight is one more column of
+    the router.
 
     Each token takes ``most``; ``normed``: their weights sum to 1. ``padding``: FLOPs so far of rows
-    that are nobody's.
+    that are computed twice.
     """
 
     router: Tensor
@@ -74,19 +74,29 @@ class Experts:
 
     def _products(self, h: Tensor, chosen: Tensor) -> Tensor:
         """What the ``chosen`` experts [n, most] make of ``h``: [n, most, hidden]."""
-        count = torch.bincount(chosen.view(-1), minlength=len(self.gate_up)).tolist()
-        order = chosen.view(-1).argsort(stable=True)
-        rows = h[order // self.most]
-        out, first = torch.empty_like(rows), 0
-        for expert in (i for i, taken in enumerate(count) if taken):
-            part = slice(first, first := first + count[expert])
-            alone = count[expert] == 1  # a one-row product rounds differently
-            inner = _gated(
-                (rows[part].repeat(2, 1) if alone else rows[part]) @ self.gate_up[expert]
-            )
-            out[part] = (inner @ self.down[expert])[: count[expert]]
-        self.padding += 6 * self.down[0].numel() * count.count(1)
-        return torch.empty_like(out).index_copy_(0, order, out).view(*chosen.shape, -1)
+        taken = chosen.view(-1)
+        count = taken.bincount(minlength=len(self.down))
+        alone = count == 1  # a one-row product rounds differently from the same row among others
+        order = taken.argsort(stable=True)
+        order = order.repeat_interleave((1 + alone.long())[taken[order]])
+        sizes = (count + alone).tolist()
+        inner = _gated(_multiplied(h[order // self.most], self.gate_up, sizes))
+        out = _multiplied(inner, self.down, sizes)
+        self.padding += 6 * self.down[0].numel() * (len(order) - len(taken))
+        own = out.new_empty(len(taken), out.shape[1]).index_copy_(0, order, out)
+        return own.view(*chosen.shape, -1)
+
+
+def _multiplied(rows: Tensor, matrices: Tensor, sizes: list[int]) -> Tensor:
+    """[n, out]: the first ``sizes[0]`` rows [n, in] by the first matrix [out, in], and so on.
+
+    Matrices come first: for 2 to 32 rows that is faster, and no row's bits depend on their number.
+    """
+    out = rows.new_empty(len(rows), matrices.shape[1])
+    for matrix, part, place in zip(matrices, rows.split(sizes), out.split(sizes), strict=True):
+        if len(part):
+            place.copy_((matrix @ part.t()).t())
+    return out
 
 
 def _gated(x: Tensor) -> Tensor:

@@ -137,10 +137,8 @@ class Weights:
         return buffer
 
     def _stack(self, name: str) -> Tensor:
-        """A [experts, inputs, outputs] buffer for a tensor [experts, outputs, inputs]."""
-        experts, outputs, inputs = self._shapes[name]
-        buffer = self._buffer(experts, inputs, outputs)
-        self.slots[name] = buffer.transpose(1, 2)
+        """A buffer for a tensor of all experts, in its own layout."""
+        self.slots[name] = buffer = self._buffer(*self._shapes[name])
         return buffer
 
     def _vector(self, *names: str) -> Tensor:
