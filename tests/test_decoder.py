@@ -39,7 +39,7 @@ class Rows:
         self.rng = np.random.default_rng(0)
 
     def join(self, prompts: list[list[int]], owner: list[int]) -> None:
-        for chosen in self.decoder.passes([len(x) for x in prompts]):
+        for chosen in self.decoder.passes(prompts):
             mine = [(new, i) for new, p in enumerate(chosen) for i in owner if i == p]
             logits = self.decoder.prefill([prompts[i] for i in chosen], [new for new, _ in mine])
             for row, i in zip(words(logits), chosen, strict=True):
@@ -102,12 +102,12 @@ def test_a_start_that_all_prompts_share_is_computed_once(name: str) -> None:
         apart.join([prompt], [0])
     play = Rows(policy(name))
     play.join(prompts, [0, 0, 1, 2])
-    assert play.decoder.shared == len(start)
+    assert play.decoder.known == [0, len(start), len(start)]
     assert play.decoder.flops < 0.7 * apart.decoder.flops
     play.step(2)
     play.leave(np.array([True, False, True, True]))
     play.join([[3, 4, 5], [4, 3]], [0, 1])
-    assert play.decoder.shared == 0
+    assert play.decoder.known == [0, 0]
     play.step(2)
 
 
@@ -232,7 +232,7 @@ def test_bfloat16_weights_give_float32_logits() -> None:
 def test_passes_bound_padding_and_keep_every_prompt() -> None:
     d = Decoder(policy("llama"))
     lengths = [1, 1000, 3000, 900, 7000, 2, 1, 300, 4]
-    passes = d.passes(lengths)
+    passes = d.passes([[3 + i] * length for i, length in enumerate(lengths)])
     assert sorted(i for chosen in passes for i in chosen) == list(range(len(lengths)))
     for chosen in passes:
         longest = max(lengths[i] for i in chosen)

@@ -54,7 +54,7 @@ TABLE = {
     "sinks": "types torch? wandb? trackio?",
     "learner": "types batch losses settings steps models torch",
     "grading": "types",
-    "rollout": "types chat grading seeds settings numpy",
+    "rollout": "types chat envs.episodes grading seeds settings numpy",
     "curriculum": "types seeds numpy",
     "demonstrations": "types envs.datasets",
     "sources": "types chat curriculum demonstrations rollout seeds numpy",

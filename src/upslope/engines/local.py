@@ -45,14 +45,22 @@ class LocalEngine:
     """``types.Engine`` over a policy of this process.
 
     Decodes at most ``rows`` requests at once, and no more than have room in ``budget`` bytes for
-    keys and values, by default a quarter of the memory that is there; the others queue.
+    keys and values, by default a quarter of the memory that is there; the others queue. A quarter
+    as much, by default, is for what later prompts may begin with (``prefixes``).
     """
 
-    def __init__(self, policy: Policy, rows: int = 256, budget: int | None = None) -> None:
+    def __init__(
+        self,
+        policy: Policy,
+        rows: int = 256,
+        budget: int | None = None,
+        prefixes: int | None = None,
+    ) -> None:
         """Copy the policy's weights, as version 0."""
         self._policy, self._rows = policy, rows
         self._budget = _available(policy.model.device) // 4 if budget is None else budget
-        self._model = Decoder(policy) if fits(policy.model) else Cached(policy)
+        prefixes = self._budget // 4 if prefixes is None else prefixes
+        self._model = Decoder(policy, prefixes) if fits(policy.model) else Cached(policy)
         self._vocabulary = int(policy.model.get_input_embeddings().num_embeddings)
         self._version, self._whole, self._seconds = 0, True, 0.0
         self._queue: deque[Group | Turn] = deque()
@@ -189,6 +197,7 @@ class LocalEngine:
                 self._running.step(self._version)
             self._seconds += time.perf_counter() - began
             await asyncio.sleep(0)
+        self._model.rest()
 
     def _admitted(self) -> list[Group]:
         """The groups whose turn it is. One that does not fit yet waits, to share its prefill."""

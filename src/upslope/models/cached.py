@@ -53,7 +53,7 @@ class Cached:
             self._policy.model.set_attn_implementation("sdpa")
         self._peers: list[_Peers] = []
         self.flops = 0  # whole, so that differences do not depend on how much there was before
-        self.shared = 0
+        self.known: list[int] = []
         self._read_head()
 
     def load(self, tensors: Iterable[tuple[str, Tensor]]) -> None:
@@ -69,13 +69,13 @@ class Cached:
         """Bytes that one of ``rows`` may take; each has a prompt of its own."""
         return self._policy.token_bytes * (limit + prompt)
 
-    def passes(self, lengths: Sequence[int]) -> list[list[int]]:
+    def passes(self, prompts: Sequence[Sequence[int]]) -> list[list[int]]:
         """Which prompts to prefill together: equal lengths, bounded tokens."""
         passes: list[list[int]] = []
-        order = sorted(range(len(lengths)), key=lambda i: lengths[i])
-        for length, same in groupby(order, key=lambda i: lengths[i]):
-            prompts, most = list(same), max(1, PASS_TOKENS // length)
-            passes += [prompts[i : i + most] for i in range(0, len(prompts), most)]
+        order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+        for length, same in groupby(order, key=lambda i: len(prompts[i])):
+            chosen, most = list(same), max(1, PASS_TOKENS // length)
+            passes += [chosen[i : i + most] for i in range(0, len(chosen), most)]
         return passes
 
     @torch.inference_mode()
@@ -86,6 +86,7 @@ class Cached:
         logits = self._forward(peers, _two(torch.tensor(prompts, device=model.device)))
         peers.select(torch.tensor(owner, device=model.device))
         self._peers.append(peers)
+        self.known = [0] * len(prompts)
         return logits[: len(prompts)]
 
     @torch.inference_mode()
@@ -105,6 +106,12 @@ class Cached:
         kept = leave(self._peers, alive, self._policy.model.device)
         self._peers = [peers for peers, _ in kept]
         return np.concatenate([np.arange(0), *(places for _, places in kept)])
+
+    def remember(self, row: int, tokens: Sequence[int]) -> None:
+        """Nothing: prompts are always computed whole."""
+
+    def rest(self) -> None:
+        """Nothing is kept."""
 
     def clear(self) -> None:
         """Let all rows go."""

@@ -103,6 +103,20 @@ class Cohort:
         self.start, self.used = torch.cat(starts), used
         self._arrange()
 
+    def read(self, row: int) -> tuple[Tensor, Tensor]:
+        """Keys and values of all that a row was fed: copies, [layers, kv, token, size]."""
+        prompt, own = self.owner[row], slice(int(self.start[row]), self.used)
+        fed = slice(int(self.lengths[prompt]))
+        keys = [
+            torch.cat((shared[prompt, ..., fed], mine[row, ..., own]), -1)
+            for shared, mine in zip(self.keys, self.own_keys, strict=True)
+        ]
+        values = [
+            torch.cat((shared[prompt, :, fed], mine[row, :, own]), 1)
+            for shared, mine in zip(self.values, self.own_values, strict=True)
+        ]
+        return torch.stack(keys).transpose(-1, -2), torch.stack(values)
+
     def open(self) -> None:
         """Make room for one more token in every row."""
         used, rows = self.used, self.rows
