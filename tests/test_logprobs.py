@@ -6,7 +6,15 @@ import copy
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, MistralConfig, Qwen3Config
+from transformers import (
+    AutoModelForCausalLM,
+    GPT2Config,
+    LlamaConfig,
+    MistralConfig,
+    MixtralConfig,
+    Qwen2MoeConfig,
+    Qwen3Config,
+)
 
 from counting import counter
 from upslope.models import attention, logprobs
@@ -25,6 +33,14 @@ SMALL = {
 CONFIGS = {
     "llama": LlamaConfig(**SMALL),
     "qwen3": Qwen3Config(**SMALL),
+    "qwen2-moe": Qwen2MoeConfig(
+        **SMALL,
+        num_experts=5,
+        num_experts_per_tok=2,
+        moe_intermediate_size=20,
+        shared_expert_intermediate_size=24,
+    ),
+    "mixtral": MixtralConfig(**SMALL, num_local_experts=4, num_experts_per_tok=2),
     "gpt2": GPT2Config(vocab_size=37, n_embd=32, n_layer=2, n_head=4, resid_pdrop=0, embd_pdrop=0),
     "windowed": MistralConfig(**SMALL, sliding_window=4),
 }
@@ -152,7 +168,7 @@ def test_rows_do_not_see_each_other():
     assert not torch.allclose(before[0, 8:], after[0, 8:], atol=1e-3)
 
 
-@pytest.mark.parametrize("kind", ["llama", "gpt2", "windowed"])
+@pytest.mark.parametrize("kind", ["llama", "qwen2-moe", "gpt2", "windowed"])
 def test_work_is_what_the_flop_counter_counts(kind):
     policy, batch = policy_of(kind), rows()
     with counter() as forward:

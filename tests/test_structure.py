@@ -41,7 +41,7 @@ TABLE = {
     "models": "types batch files seeds snapshots models torch transformers jaxtyping numpy "
     "tokenizers safetensors huggingface_hub gguf filelock peft?",
     "engines.scripted": "types numpy transformers?",
-    "engines": "types engines models torch transformers jaxtyping numpy",
+    "engines": "types engines machine models torch transformers jaxtyping numpy",
     "rewards": "types rewards math_verify?",
     "rewards.worker": "",
     "rewards.workers": "machine rewards.worker",
@@ -54,7 +54,7 @@ TABLE = {
     "sinks": "types torch? wandb? trackio?",
     "learner": "types batch losses settings steps models torch",
     "grading": "types",
-    "rollout": "types chat grading seeds settings numpy",
+    "rollout": "types chat envs.episodes grading seeds settings numpy",
     "curriculum": "types seeds numpy",
     "demonstrations": "types envs.datasets",
     "sources": "types chat curriculum demonstrations rollout seeds numpy",

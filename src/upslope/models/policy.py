@@ -55,6 +55,14 @@ class Policy:
         size = settings.get("head_dim") or int(config.hidden_size) // heads
         return heads, int(settings.get("num_key_value_heads") or heads), int(size)
 
+    @property
+    def token_bytes(self) -> int:
+        """That a token's keys and values take, in all layers."""
+        _, heads, size = self.heads
+        layers = int(self.model.config.get_text_config().num_hidden_layers)
+        width: int = self.model.dtype.itemsize
+        return 2 * layers * heads * size * width
+
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Parameters by Hugging Face name; a tied head appears once (``types.WeightSource``).
 
