@@ -267,7 +267,6 @@ def _forward(policy: Policy, part: Batch, entropy: bool) -> tuple[Tensor, Tensor
         policy,
         part.tokens,
         part.length,
-        part.group,
         part.trained,
         part.temperature,
         entropy=entropy,
