@@ -49,6 +49,7 @@ class Learner:
             if each is not None:
                 prepare(each)
         policy.model.train()  # the loader turned dropout off; this enables checkpointing hooks only
+        policy.checkpoint_layers(settings.checkpointing)
         self.optimiser = torch.optim.AdamW(
             [parameter for _, parameter in policy.trained()],
             lr=settings.lr,

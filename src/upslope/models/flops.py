@@ -7,7 +7,7 @@ which the tests hold this against.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -53,7 +53,14 @@ def cost_of(model: PreTrainedModel) -> Cost:
     )
 
 
-def _matrices(model: nn.Module, head: nn.Module) -> Iterator[nn.Module]:
+def again(layers: Iterable[nn.Module]) -> float:
+    """FLOPs per token of running layers once more for their backward passes, attention apart: none
+    needs what a layer's last matrix gives."""
+    matrices = ([*_matrices(layer, None)][:-1] for layer in layers)
+    return 2.0 * sum(m.get_parameter("weight").numel() for own in matrices for m in own)
+
+
+def _matrices(model: nn.Module, head: nn.Module | None) -> Iterator[nn.Module]:
     """What multiplies every token by a matrix (Conv1D is GPT-2's linear layer)."""
     for module in model.modules():
         if isinstance(module, nn.Linear | Conv1D) and module is not head:
@@ -78,8 +85,11 @@ def _backward(model: PreTrainedModel, head: nn.Module) -> float:
     return flops
 
 
-def activation_bytes(config: PretrainedConfig) -> int:
-    """Bytes that a token's activations take until the backward pass, in FP32, about."""
+def activation_bytes(config: PretrainedConfig, *, checkpointing: bool = False) -> int:
+    """Bytes that a token's activations take until the backward pass, in FP32, about.
+
+    With ``checkpointing`` those are what goes into each layer, and one layer's own.
+    """
     text = config.get_text_config()
     settings = text.to_dict()
     heads = int(text.num_attention_heads)
@@ -87,4 +97,5 @@ def activation_bytes(config: PretrainedConfig) -> int:
     kv_heads = int(settings.get("num_key_value_heads") or heads)
     wide = int(settings.get("intermediate_size") or 4 * text.hidden_size)
     floats = 8 * int(text.hidden_size) + 3 * (heads + kv_heads) * size + 4 * wide
-    return 4 * floats * int(text.num_hidden_layers)
+    layers = int(text.num_hidden_layers)
+    return 4 * (floats + layers * int(text.hidden_size) if checkpointing else floats * layers)

@@ -167,15 +167,23 @@ def _packed_work(policy: Policy, packed: Packed, rows: int) -> Work:
         plain = block.path.shape[1] and attention.shares_scores(block, *policy.heads)
         back += block.pairs() * (attention.PLAIN_BACKWARD if plain else attention.FUSED_BACKWARD)
     forward = cost.forward(len(packed.tokens), pairs, rows)
-    backward = cost.token_back * len(packed.tokens) + cost.head_back * rows
-    return Work(forward, backward + cost.pair * back)
+    backward = cost.token_back * len(packed.tokens) + cost.head_back * rows + cost.pair * back
+    return Work(forward, backward + _again(policy, len(packed.tokens), pairs))
 
 
 def _padded_work(policy: Policy, rows: int, width: int, heads: int) -> Work:
     cost = policy.cost
     forward = cost.forward(rows * width, rows * width**2, heads)
     backward = cost.token_back * rows * width + cost.head_back * heads
-    return Work(forward, backward + attention.FUSED_BACKWARD * cost.pair * rows * width**2)
+    backward += attention.FUSED_BACKWARD * cost.pair * rows * width**2
+    return Work(forward, backward + _again(policy, rows * width, rows * width**2))
+
+
+def _again(policy: Policy, tokens: int, pairs: int) -> float:
+    """FLOPs of the layers' second forward pass, where they keep nothing of the first."""
+    if not policy.again:
+        return 0.0
+    return policy.again * tokens + policy.cost.pair * pairs
 
 
 class HeadLogprobs(torch.autograd.Function):
