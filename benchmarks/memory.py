@@ -12,6 +12,8 @@ import argparse
 import subprocess
 import sys
 import tempfile
+import tomllib
+from pathlib import Path
 
 PLAN = """
 import sys
@@ -46,7 +48,10 @@ def main() -> None:
     args = parser.parse_args()
     print("python", *sys.argv)
     for recipe in args.recipes:
-        small = [f"stop.steps={args.steps}", f"evaluation.problems={args.problems}"]
+        stages = tomllib.loads(Path(recipe).read_text()).get("stage", [])
+        tables = [f"stage.{one['name']}.stop" for one in stages] or ["stop"]
+        small = [f"{table}.steps={args.steps}" for table in tables]
+        small.append(f"evaluation.problems={args.problems}")
         with tempfile.TemporaryDirectory() as folder:
             seen = last_line(TRAIN, recipe, *small, f"runs={folder!r}")
         said = last_line(PLAN, recipe, *small)
