@@ -31,7 +31,8 @@ def cores() -> int:
 
 
 def memory() -> int:
-    """Bytes that can be had now: what the kernel calls available, within the container's limit."""
+    """Bytes that can be had now: what the kernel calls available, within the container's limit and
+    the shell's (``ulimit -v``)."""
     if sys.platform != "linux":
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
     lines = Path("/proc/meminfo").read_text().splitlines()
@@ -40,8 +41,18 @@ def memory() -> int:
     for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
         path = Path(limit)
         if path.is_file() and (text := path.read_text().strip()).isdigit():
-            available = min(available, int(text))
-    return available
+            available = min(available, int(text) - used()[1])
+    most, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if most != resource.RLIM_INFINITY:
+        available = min(available, most - used()[0])
+    return max(available, 0)
+
+
+def used() -> tuple[int, int]:
+    """Bytes of this process on Linux: of addresses, and of memory."""
+    pages = Path("/proc/self/statm").read_text().split()[:2]
+    addresses, resident = (int(n) * os.sysconf("SC_PAGE_SIZE") for n in pages)
+    return addresses, resident
 
 
 def peak_memory() -> int:

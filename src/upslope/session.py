@@ -75,7 +75,8 @@ class Session:
         self.policy = load(model, recipe.seed, getattr(torch, settings.dtype), self.device, say)
         if settings.head == "weights":
             self.policy.head_dtype = self.policy.model.dtype
-        self.activations = activation_bytes(self.policy.model.config)
+        again = all(one.stage.learner.checkpointing for one in self.stages)
+        self.activations = activation_bytes(self.policy.model.config, checkpointing=again)
         tokens = settings.micro_tokens or fitting_tokens(self.device, self.activations)
         self.recipe = recipe.model_copy(
             update={

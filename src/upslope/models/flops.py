@@ -7,7 +7,7 @@ which the tests hold this against.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -39,7 +39,7 @@ def cost_of(model: PreTrainedModel) -> Cost:
     """The cost of a decoder, read off its matrices; of experts, those that a token takes."""
     config: PretrainedConfig = model.config.get_text_config()
     head = model.get_output_embeddings()
-    token = 2.0 * sum(size for _, _, size in _matrices(model, head))
+    token = 2.0 * sum(size for _, _, size in _matrices(model, model, head))
     heads = int(config.num_attention_heads)
     size = int(config.to_dict().get("head_dim") or config.hidden_size // heads)
     row = 2.0 * int(config.hidden_size) * int(config.vocab_size)
@@ -53,8 +53,19 @@ def cost_of(model: PreTrainedModel) -> Cost:
     )
 
 
+def again(model: PreTrainedModel, layers: Iterable[nn.Module]) -> float:
+    """FLOPs per token of running layers once more for their backward passes, attention apart: none
+    needs what a dense layer's last matrix gives; experts' weights need what the experts gave."""
+    flops = 0.0
+    for layer in layers:
+        own = [*_matrices(model, layer, None)]
+        dense = own[-1][1].dim() == 2
+        flops += 2.0 * sum(size for _, _, size in (own[:-1] if dense else own))
+    return flops
+
+
 def _matrices(
-    model: PreTrainedModel, head: nn.Module
+    model: PreTrainedModel, within: nn.Module, head: nn.Module | None
 ) -> Iterator[tuple[nn.Module, nn.Parameter, float]]:
     """Modules, the matrices in them, and how many of these numbers each token is multiplied with.
 
@@ -63,7 +74,7 @@ def _matrices(
     settings = model.config.get_text_config().to_dict()
     names = ("num_local_experts", "num_experts", "n_routed_experts")
     experts = next((int(settings[n]) for n in names if settings.get(n)), 0)
-    for module in model.modules():
+    for module in within.modules():
         linear = isinstance(module, nn.Linear | Conv1D)  # Conv1D is GPT-2's linear layer
         for parameter in module.parameters(recurse=False):
             routed = experts > 0 and len(parameter) == experts
@@ -79,7 +90,7 @@ def _backward(model: PreTrainedModel, head: nn.Module) -> float:
     """FLOPs per token back through a partly frozen trunk: one product for each matrix that is
     trained, and one for each whose input has a gradient, which a pass on two tokens shows."""
     flops, inner = 0.0, dict[nn.Module, list[tuple[nn.Parameter, float]]]()
-    for module, matrix, size in _matrices(model, head):
+    for module, matrix, size in _matrices(model, model, head):
         inner.setdefault(module, []).append((matrix, size))
 
     def look(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
@@ -94,8 +105,11 @@ def _backward(model: PreTrainedModel, head: nn.Module) -> float:
     return flops
 
 
-def activation_bytes(config: PretrainedConfig) -> int:
-    """Bytes that a token's activations take until the backward pass, in FP32, about."""
+def activation_bytes(config: PretrainedConfig, *, checkpointing: bool = False) -> int:
+    """Bytes that a token's activations take until the backward pass, in FP32, about.
+
+    With ``checkpointing`` those are what goes into each layer, and one layer's own.
+    """
     text = config.get_text_config()
     settings = text.to_dict()
     heads = int(text.num_attention_heads)
@@ -107,4 +121,5 @@ def activation_bytes(config: PretrainedConfig) -> int:
         wide = taken * int(settings.get("moe_intermediate_size") or wide)
         wide += int(settings.get("shared_expert_intermediate_size") or 0)
     floats = (8 + 4 * taken) * int(text.hidden_size) + 3 * (heads + kv_heads) * size + 4 * wide
-    return 4 * floats * int(text.num_hidden_layers)
+    layers = int(text.num_hidden_layers)
+    return 4 * (floats + layers * int(text.hidden_size) if checkpointing else floats * layers)
