@@ -9,21 +9,63 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from pathlib import Path
+from typing import Any
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from upslope.engines.local import LocalEngine
+from upslope.envs.arithmetic import Arithmetic
 from upslope.envs.episodes import single_turn
 from upslope.envs.prices import ITEMS, PRICES, Prices
 from upslope.models.hub import folder_of
+from upslope.models.ladder import PREFIX
 from upslope.models.policy import Policy
 from upslope.types import Problem, Reward, Split, Trajectory
+
+
+LR = 1e-6
+
+
+@dataclass(frozen=True)
+class Shape:
+    """``prompts`` groups of ``group`` replies of ``tokens`` tokens; prompts of ``length`` tokens, or
+    those of ``Shaped`` where that is 0. ``dead`` of each two groups earn nothing.
+    """
+
+    prompts: int
+    group: int
+    length: int
+    tokens: int
+    dead: int = 0
+
+    def recipe(self, model: str, runs: Path, steps: int) -> dict[str, Any]:
+        """A run of so many steps of this shape: what a run does, but no proofs before it."""
+        env = {"type": f"{__file__}:Shaped", "model": model, "tokens": self.length}
+        return {
+            "model": model,
+            "runs": str(runs),
+            "env": env | {"count": self.prompts, "dead": self.dead},
+            "algorithm": {"type": "grpo", "aggregation": "token"},
+            "engine": {"type": f"{__file__}:FullLength"},
+            "rollout": {
+                "problems": self.prompts,
+                "group": self.group,
+                "max_tokens": self.tokens,
+                "rows": self.prompts * self.group,
+            },
+            "learner": {"lr": LR},
+            "evaluation": {"problems": 1},
+            "checkpoint": {"every": 0},
+            "stop": {"steps": steps},
+            "check": {"enabled": False},
+        }
 
 
 @dataclass(frozen=True)
 class Shaped:
     """``count`` problems whose prompts of ``tokens`` tokens begin differently; 0 tokens are the
-    quickstart's prompts, which all begin with the same examples.
+    quickstart's prompts, which all begin with the same examples, or sums for a ladder model.
 
     In each group every other trajectory earns 1, but in ``dead`` of each two groups none does.
     """
@@ -59,9 +101,10 @@ class FullLength:
 
 @cache
 def prompts(model: str, tokens: int, count: int) -> list[str]:
-    """Price lists cut to exactly so many of the model's tokens; 0 is the quickstart's prompts."""
+    """Price lists cut to exactly so many of the model's tokens; 0 is as ``Shaped`` says."""
     if not tokens:
-        return [p.prompt for p in Prices().problems("train")[:count]]
+        env = Arithmetic(reverse=True) if model.startswith(PREFIX) else Prices()
+        return [p.prompt for p in env.problems("train")[:count]]
     tokenizer = AutoTokenizer.from_pretrained(folder_of(model))
     return [_prompt(tokenizer, tokens, random.Random(i)) for i in range(count)]
 

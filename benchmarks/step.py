@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from shaped import prompts
+from shaped import LR, Shape, prompts
 
 from upslope.algorithms.grpo import GRPO
 from upslope.batch import Batch
@@ -37,32 +37,24 @@ from upslope.recipe import read
 from upslope.settings import Learner as Settings
 from upslope.types import Action, Group, Metrics, Problem, Reward, Segment, Trajectory, Turn
 
-LR = 1e-6
 CLOSE = 1e-4
 
 
 @dataclass(frozen=True)
-class Shape:
-    """``prompts`` groups of ``group`` replies of ``tokens`` tokens; prompts are ``length`` long, or
-    the quickstart's own where that is 0. ``dead`` of each two groups earn nothing. ``rows``: TRL's
-    rows in a pass. ``ratio`` and ``memory``: what is to be reached.
-    """
+class Bound:
+    """A shape, TRL's rows in a pass, and the ratio and the share of TRL's memory to reach."""
 
-    prompts: int
-    group: int
-    length: int
-    tokens: int
-    dead: int
+    shape: Shape
     rows: int
     ratio: float
     memory: float = 1.0
 
 
-SHAPES = {
-    "live": Shape(16, 4, 92, 64, dead=0, rows=32, ratio=2.8, memory=0.4),
-    "half": Shape(16, 4, 92, 64, dead=1, rows=32, ratio=4.2),
-    "quickstart": Shape(8, 16, 0, 8, dead=0, rows=32, ratio=10.0),
-    "long": Shape(4, 16, 512, 32, dead=0, rows=8, ratio=8.0),
+BOUNDS = {
+    "live": Bound(Shape(16, 4, 92, 64), rows=32, ratio=2.8, memory=0.4),
+    "half": Bound(Shape(16, 4, 92, 64, dead=1), rows=32, ratio=4.2),
+    "quickstart": Bound(Shape(8, 16, 0, 8), rows=32, ratio=10.0),
+    "long": Bound(Shape(4, 16, 512, 32), rows=8, ratio=8.0),
 }
 
 
@@ -88,28 +80,10 @@ class Clock:
 
 def upslope(shape: Shape, args: argparse.Namespace, folder: Path) -> dict[str, float]:
     """Upslope's side: a run, with all that a step of a run does."""
-    here, clock = Path(__file__).parent, Clock()
-    env = {"type": f"{here}/shaped.py:Shaped", "model": args.model, "tokens": shape.length}
-    recipe = {
-        "model": args.model,
-        "runs": str(folder),
-        "env": env | {"count": shape.prompts, "dead": shape.dead},
-        "algorithm": {"type": "grpo", "aggregation": "token"},
-        "engine": {"type": f"{here}/shaped.py:FullLength"},
-        "rollout": {
-            "problems": shape.prompts,
-            "group": shape.group,
-            "max_tokens": shape.tokens,
-            "rows": shape.prompts * shape.group,
-        },
-        "learner": {"lr": LR, "micro_tokens": args.micro_tokens},
-        "evaluation": {"problems": 1},
-        "checkpoint": {"every": 0},
-        "stop": {"steps": 1 + args.steps},
-        "machine": {"threads": 1},
-        "check": {"enabled": False},
-    }
-    train_recipe(read(recipe), lambda line: None, watches=[clock])
+    clock = Clock()
+    recipe = shape.recipe(args.model, folder, 1 + args.steps)
+    changes = ["machine.threads=1", f"learner.micro_tokens={args.micro_tokens}"]
+    train_recipe(read(recipe, changes), lambda line: None, watches=[clock])
     return clock.figures()
 
 
@@ -142,8 +116,8 @@ def trl(shape: Shape, args: argparse.Namespace, folder: Path) -> dict[str, float
         save_strategy="no",
         logging_strategy="no",
         gradient_checkpointing=False,
-        per_device_train_batch_size=shape.rows,
-        gradient_accumulation_steps=shape.prompts * shape.group // shape.rows,
+        per_device_train_batch_size=args.rows,
+        gradient_accumulation_steps=shape.prompts * shape.group // args.rows,
         num_generations=shape.group,
         max_completion_length=shape.tokens,
         generation_kwargs={"min_new_tokens": shape.tokens},
@@ -227,7 +201,7 @@ SIDES = {"upslope": upslope, "trl": trl, "parity": parity}
 def main() -> None:
     """Print both sides' figures, their ratios with the bounds, and the gradients' distance."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--shape", choices=SHAPES, default="live")
+    parser.add_argument("--shape", choices=BOUNDS, default="live")
     parser.add_argument("--model", default="smollm2-135m-instruct")
     parser.add_argument("--rows", type=int, help="rows in each of TRL's passes")
     parser.add_argument("--micro-tokens", type=int, default=0, help="0 is what a run would choose")
@@ -236,11 +210,11 @@ def main() -> None:
     parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    shape = SHAPES[args.shape]
-    shape = replace(shape, rows=args.rows or shape.rows)
+    bound = BOUNDS[args.shape]
+    args.rows = args.rows or bound.rows
     if args.side:
         prepare(args.side)
-        print(json.dumps(SIDES[args.side](shape, args, args.folder)))
+        print(json.dumps(SIDES[args.side](bound.shape, args, args.folder)))
         return
     seen: dict[str, list[dict[str, float]]] = {side: [] for side in SIDES}
     with tempfile.TemporaryDirectory() as folder:
@@ -248,7 +222,7 @@ def main() -> None:
             for side in ("trl", "upslope"):
                 seen[side].append(run(side, folder))
         seen["parity"].append(run("parity", folder))
-    report(shape, seen)
+    report(bound, seen)
 
 
 def prepare(side: str) -> None:
@@ -267,10 +241,10 @@ def run(side: str, folder: str) -> dict[str, float]:
     return figures
 
 
-def report(shape: Shape, seen: dict[str, list[dict[str, float]]]) -> None:
+def report(bound: Bound, seen: dict[str, list[dict[str, float]]]) -> None:
     """Print what was seen."""
     print("python", *sys.argv)
-    print(", ".join(f"{name} {value}" for name, value in asdict(shape).items() if value != 1.0))
+    print(", ".join(f"{name} {value}" for name, value in asdict(bound.shape).items()))
     seconds, memory = {}, {}
     for side in ("trl", "upslope"):
         seconds[side] = statistics.median(f["seconds"] for f in seen[side])
@@ -279,8 +253,8 @@ def report(shape: Shape, seen: dict[str, list[dict[str, float]]]) -> None:
     apart = seen["parity"][0]["apart"]
     print(f"gradients differ by {apart:.1e} of their norm, bound {CLOSE:.0e}")
     share = memory["upslope"] / memory["trl"]
-    print(f"memory   {share:7.0%} of TRL's, bound {shape.memory:.0%}")
-    print(f"ratio    {seconds['trl'] / seconds['upslope']:7.2f}, bound {shape.ratio}")
+    print(f"memory   {share:7.0%} of TRL's, bound {bound.memory:.0%}")
+    print(f"ratio    {seconds['trl'] / seconds['upslope']:7.2f}, bound {bound.ratio}")
     if apart > CLOSE:
         sys.exit("the two sides do not do the same work")
 
