@@ -23,13 +23,12 @@ from upslope.models.ladder import PREFIX
 from upslope.models.policy import Policy
 from upslope.types import Problem, Reward, Split, Trajectory
 
-
 LR = 1e-6
 
 
 @dataclass(frozen=True)
 class Shape:
-    """``prompts`` groups of ``group`` replies of ``tokens`` tokens; prompts of ``length`` tokens, or
+    """``prompts`` groups of ``group`` replies of ``tokens`` tokens; prompts of ``length``, or
     those of ``Shaped`` where that is 0. ``dead`` of each two groups earn nothing.
     """
 
