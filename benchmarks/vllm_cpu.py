@@ -4,8 +4,8 @@
 
 vLLM runs in an environment of its own (``make bench-vllm`` builds it), in its offline mode, without
 a server in between. Every row has its full length at temperature 1 with its log-probabilities. The
-sides take turns after a cold round each; elapsed time, so that other programs must rest. Before
-each round vLLM forgets its prefixes, as it must after new weights.
+sides take turns after a cold round each. Elapsed time, for which other programs must rest, and
+CPU-seconds. Before each round vLLM forgets its prefixes, as it must after new weights.
 """
 
 from __future__ import annotations
@@ -97,10 +97,10 @@ class Side:
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, text=True
         )
         self.wanted = len(work["rows"]) * work["tokens"]
-        self.rate(json.dumps(work))
+        self.rates(json.dumps(work))
 
-    def rate(self, line: str = "") -> float:
-        """Tokens a second of one more round."""
+    def rates(self, line: str = "") -> tuple[float, float]:
+        """Tokens a second, and a CPU-second, of one more round."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         self.process.stdin.write(f"{line}\n")
@@ -111,7 +111,7 @@ class Side:
         found = json.loads(said)
         if found["tokens"] != self.wanted:
             sys.exit(f"{found['tokens']} tokens in place of {self.wanted}: not the same work")
-        return float(found["tokens"] / found["seconds"])
+        return self.wanted / found["seconds"], self.wanted / found["cpu"]
 
     def close(self) -> None:
         """Ends it."""
@@ -122,9 +122,10 @@ def serve(name: str) -> None:
     """In a process of one side: a round for each line of standard input."""
     sample = SIDES[name](json.loads(sys.stdin.readline()))
     while True:
-        start = time.perf_counter()
-        tokens = sample()
-        print(json.dumps({"tokens": tokens, "seconds": time.perf_counter() - start}), flush=True)
+        start = time.perf_counter(), time.process_time()
+        found = {"tokens": sample()}
+        spent = {"seconds": time.perf_counter() - start[0], "cpu": time.process_time() - start[1]}
+        print(json.dumps(found | spent), flush=True)
         if not sys.stdin.readline():
             return
 
@@ -169,18 +170,29 @@ def main() -> None:
     work = work_of(args)
     pythons = {"upslope": sys.executable, "vllm": args.python}
     sides = {name: Side(name, python, work) for name, python in pythons.items()}
-    seen: dict[str, list[float]] = {name: [] for name in sides}
+    seen: dict[str, list[tuple[float, float]]] = {name: [] for name in sides}
     for _ in range(args.rounds):
         for name, side in sides.items():
-            seen[name].append(side.rate())
+            seen[name].append(side.rates())
     for side in sides.values():
         side.close()
+    report(seen)
+
+
+def report(seen: dict[str, list[tuple[float, float]]]) -> None:
+    """Print what was seen; the ratio that counts is that of elapsed time."""
     print("python", *sys.argv)
-    median = {name: statistics.median(rates) for name, rates in seen.items()}
-    for name, rates in seen.items():
-        spread = f"{min(rates):.0f} to {max(rates):.0f}"
-        print(f"{name:9} {median[name]:7.0f} tokens a second ({spread})")
-    print(f"ratio     {median['upslope'] / median['vllm']:7.2f}, bound {BOUND}")
+    for index, unit in ((1, "CPU-second"), (0, "second")):
+        median = {n: statistics.median(r[index] for r in rates) for n, rates in seen.items()}
+        for name, rates in seen.items():
+            values = [r[index] for r in rates]
+            spread = f"{min(values):.0f} to {max(values):.0f}"
+            print(f"{name:9} {median[name]:7.0f} tokens a {unit} ({spread})")
+        print(
+            f"{'ratio' if not index else 'by CPU':9} {median['upslope'] / median['vllm']:7.2f}",
+            end="",
+        )
+        print("" if index else f", bound {BOUND}")
 
 
 if __name__ == "__main__":
