@@ -17,6 +17,7 @@ from xml.sax.saxutils import escape
 HERE = Path(__file__).parent
 RESULTS, DOCS = HERE / "results", HERE.parent / "docs"
 RATIO = re.compile(r"^ratio +([\d.]+)(?:.*?bound ([\d.]+))?", re.MULTILINE)
+PEER = re.compile(r"^[a-z]+ .*\)  ([\d.]+)$", re.MULTILINE)  # where each peer has a line of its own
 WIDTH, LEFT, RIGHT, BAR, GAP, TOP = 760, 300, 70, 16, 12, 56
 STYLE = """
   .paper { fill: #ffffff; } .ink { fill: #1f2430; } .soft { fill: #6b7280; } .bar { fill: #1d5fd1; }
@@ -52,11 +53,12 @@ class Result:
 
     @property
     def ratio(self) -> tuple[float, float | None] | None:
-        """The ratio that it ended with, and its bound."""
-        found = RATIO.findall(self.said)
-        return (
-            (float(found[-1][0]), float(found[-1][1]) if found[-1][1] else None) if found else None
-        )
+        """The ratio that it ended with, and its bound; of several peers, the least."""
+        found = RATIO.findall(self.said) or [(r, "") for r in PEER.findall(self.said)]
+        if not found:
+            return None
+        ratio, bound = min(found, key=lambda pair: float(pair[0]))
+        return float(ratio), float(bound) if bound else None
 
 
 def read() -> list[Result]:
