@@ -63,6 +63,7 @@ TABLE = {
     "selfcheck": "types batch chat grading overlap sources learner models numpy torch",
     "sync": "types ledger learner models",
     "checkpoints": "types batch learner ledger models result settings pydantic torch",
+    "threads": "types machine torch",
     "train": "types batch checkpoints learner ledger measures recipe result runs seeds "
     "trajectories",
     "assessment": "types checkpoints evaluate ledger measures models recipe result rollout runs "
@@ -73,7 +74,7 @@ TABLE = {
     "stages": "types batch algorithms components engines envs overrides recipe settings sinks",
     "session": "types assessment chat checkpoints components curriculum demonstrations "
     "engines.local learner ledger machine models recipe result rollout runs sources stages sync "
-    "train torch",
+    "threads train torch",
     "launch": "types batch checkpoints curve learner machine models recipe result runs selfcheck "
     "session sinks stages train",
     "resume": "types checkpoints environment launch recipe runs session",

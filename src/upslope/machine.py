@@ -9,6 +9,7 @@ import resource
 import sys
 from pathlib import Path
 
+CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
 M_ARENA_MAX = -8  # glibc's name for the setting, from malloc.h
 
 
@@ -24,10 +25,12 @@ def prepare_memory() -> None:
 
 
 def cores() -> int:
-    """Cores this process may use."""
-    if sys.platform == "linux":
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    """Cores this process may use, within the container's limit."""
+    if sys.platform != "linux":
+        return os.cpu_count() or 1
+    whole = len(os.sched_getaffinity(0))
+    quota, period = CPU_MAX.read_text().split() if CPU_MAX.is_file() else ("max", "1")
+    return whole if quota == "max" else max(1, min(whole, int(quota) // int(period)))
 
 
 def memory() -> int:

@@ -79,6 +79,11 @@ class LocalEngine:
         return self._version
 
     @property
+    def busy(self) -> bool:
+        """Whether requests are being sampled now."""
+        return self._pump is not None and not self._pump.done()
+
+    @property
     def flops(self) -> float:
         """Of all passes run so far, padding included."""
         return self._model.flops

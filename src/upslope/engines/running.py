@@ -19,6 +19,8 @@ from upslope.models.cached import Cached
 from upslope.models.decoder import Decoder
 from upslope.types import Completion, Sampling, StopReason, Usage
 
+SINGLE = {"mps"}  # devices without the float64 that drawing sums in: it is done on the CPU
+
 
 @dataclass(eq=False, slots=True)
 class Request:
@@ -124,6 +126,7 @@ class Running:
         """Sample for the rows from ``first`` on; which of all rows are still alive."""
         ids = self._ids[first:]
         temperature, uniform = map(torch.from_numpy, self._slots.randomness(ids))
+        logits = logits.cpu() if logits.device.type in SINGLE else logits
         device = logits.device
         tokens, logprobs = draw(logits, temperature.to(device), uniform.to(device))
         drawn = tokens.cpu().numpy(), logprobs.cpu().numpy()
