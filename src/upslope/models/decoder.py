@@ -15,13 +15,14 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from upslope.models.cohorts import Cohort, closest, leave
+from upslope.models.cohorts import Cohort, closest, leave, softmax
 from upslope.models.fused import Weights, fill
 from upslope.models.panels import blocks, product
 from upslope.models.policy import Policy
 
 PASS_TOKENS = 4096  # of one prefill pass, padding included: bounds its activations
 WORTH = 8  # tokens that prompts must share for a root of their own
+WHOLE = 256  # places of which a CPU computes all scores sooner than a fused attention's
 MOST_COHORTS = 4  # each costs its own attention calls in every layer
 
 Attention = Callable[[int, Tensor, Tensor, Tensor], Tensor]
@@ -89,21 +90,22 @@ class Decoder:
         lengths = torch.tensor([len(p) for p in prompts], device=self._device)
         keys: list[Tensor] = []
         values: list[Tensor] = []
-        seen = torch.ones(rest, longest, dtype=torch.bool, device=self._device).tril(root)
+        scale = w.size**-0.5
 
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             shape = (count, rest, -1, w.size)
             own_q, own_k, own_v = (x[root:].view(shape).transpose(1, 2) for x in (q, k, v))
             if not root:
-                keys.append(own_k.transpose(-1, -2).contiguous())
+                keys.append(own_k.transpose(-1, -2).contiguous().mul_(scale))
                 values.append(own_v.contiguous())
-                return attended(own_q, own_k, own_v, None)
+                return attended(own_q, keys[-1], values[-1], 0)
             q, k, v = (x[None, :root].transpose(1, 2) for x in (q, k, v))
             all_k = torch.cat((k.expand(count, -1, -1, -1), own_k), 2)
             all_v = torch.cat((v.expand(count, -1, -1, -1), own_v), 2)
-            keys.append(all_k.transpose(-1, -2).contiguous())
+            keys.append(all_k.transpose(-1, -2).contiguous().mul_(scale))
             values.append(all_v)
-            return torch.cat((attended(q, k, v, None), attended(own_q, all_k, all_v, seen)))
+            mine = attended(q, k.transpose(-1, -2) * scale, v, 0)
+            return torch.cat((mine, attended(own_q, keys[-1], all_v, root)))
 
         places = torch.arange(longest, device=self._device)
         position = torch.cat((places[:root], places[root:].repeat(count)))
@@ -125,12 +127,10 @@ class Decoder:
         position = torch.cat([c.position for c in cohorts])
         if rows == 1:  # a one-row product rounds differently from the same row in a batch
             tokens, position = tokens.repeat(2), position.repeat(2)
-        scale = self._weights.size**-0.5
         for cohort in cohorts:
             cohort.open()
 
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            q = q * scale
             if len(cohorts) == 1 and rows > 1:
                 return cohorts[0].attend(layer, q, k, v)
             out, first = torch.zeros_like(q), 0
@@ -219,10 +219,25 @@ def common_start(prompts: Sequence[Sequence[int]]) -> int:
     return shared if shared >= WORTH else 0
 
 
-def attended(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    """[batch * token, head, size] of causal attention, or by a mask."""
-    causal = mask is None
-    out = F.scaled_dot_product_attention(q, k, v, mask, is_causal=causal, enable_gqa=True)
+def attended(q: Tensor, keys: Tensor, values: Tensor, first: int) -> Tensor:
+    """Causal attention of the queries from place ``first`` on: [batch * token, head, size].
+
+    ``q`` [batch, head, token, size], scaled ``keys`` [batch, kv, size, place], ``values`` [batch,
+    kv, place, size].
+    """
+    batch, heads, count, size = q.shape
+    kv, places = keys.shape[1], keys.shape[-1]
+    seen = torch.ones(count, places, dtype=torch.bool, device=q.device).tril(first)
+    if places > WHOLE or q.device.type != "cpu":
+        mask, k = seen if first else None, keys.transpose(-1, -2)
+        out = F.scaled_dot_product_attention(
+            q, k, values, mask, is_causal=not first, enable_gqa=True, scale=1.0
+        )
+    else:
+        hidden = torch.zeros(count, places, dtype=q.dtype).masked_fill_(~seen, -torch.inf)
+        scores = (q.reshape(batch, kv, -1, size) @ keys).view(batch, heads, count, places)
+        weights = softmax(scores.add_(hidden))
+        out = (weights.view(batch, kv, -1, places) @ values).view(q.shape)
     return out.transpose(1, 2).flatten(0, 1)
 
 
