@@ -33,7 +33,7 @@ class Cohort:
     def __init__(
         self, keys: list[Tensor], values: list[Tensor], lengths: Tensor, owner: Tensor
     ) -> None:
-        """Rows that continue prompt ``owner[row]``.
+        """Rows that continue prompt ``owner[row]``. Keys are stored scaled, as scores want them.
 
         Of each layer ``keys`` [prompts, kv, size, longest] and ``values`` [prompts, kv, longest,
         size]; ``lengths`` [prompts], ``owner`` [rows].
@@ -45,7 +45,7 @@ class Cohort:
         self.slots: Tensor | None = None
         self.fill: Tensor | None = None
         _, kv, size, _ = keys[0].shape
-        self.own_keys = [k.new_empty(len(owner), kv, size, ROOM) for k in keys]
+        self.own_keys = [k.new_empty(len(owner), kv, ROOM, size) for k in keys]
         self.own_values = [v.new_empty(len(owner), kv, ROOM, size) for v in values]
         self._arrange()
 
@@ -64,12 +64,11 @@ class Cohort:
         rows, used = len(order), self.used
         moved = (order != torch.arange(rows, device=order.device)).nonzero()[:, 0]
         if 4 * rows <= 3 * len(self.own_keys[0]):
-            _each(self.own_keys, lambda own: own[order])
-            _each(self.own_values, lambda own: own[order])
+            for owns in (self.own_keys, self.own_values):
+                _each(owns, lambda own: own[order])
         else:
-            for keys, values in zip(self.own_keys, self.own_values, strict=True):
-                keys[moved, ..., :used] = keys[order[moved], ..., :used]
-                values[moved, :, :used] = values[order[moved], :, :used]
+            for own in (*self.own_keys, *self.own_values):
+                own[moved, :, :used] = own[order[moved], :, :used]
         self.owner, self.position = self.owner[order], self.position[order]
         self.start = self.start[order]
         self._arrange()
@@ -81,22 +80,16 @@ class Cohort:
         used = max(c.used - int(c.start.min()) for c in both)
         starts = [c.start + (used - c.used) for c in both]
         self.room = ROOM * -(-(used + 1) // ROOM)
-        for mine, its, dim in (
-            (self.keys, other.keys, 3),
-            (self.values, other.values, 2),
-        ):
-            for layer, old in enumerate(mine):
-                mine[layer] = _stacked((old, its.pop(0)), dim, max(ends), ends)
-        for mine, its, dim in (
-            (self.own_keys, other.own_keys, 3),
-            (self.own_values, other.own_values, 2),
-        ):
-            for layer, old in enumerate(mine):
-                recent = [
-                    own[: c.rows].narrow(dim, max(0, c.used - used), min(c.used, used))
-                    for c, own in zip(both, (old, its.pop(0)), strict=True)
-                ]
-                mine[layer] = _stacked(recent, dim, self.room, (used, used))
+
+        def recent(own: Tensor, its: Tensor) -> Tensor:
+            pairs = zip(both, (own, its), strict=True)
+            parts = [x[: c.rows, :, max(0, c.used - used) : c.used] for c, x in pairs]
+            return _stacked(parts, 2, self.room, (used, used))
+
+        _merge(self.keys, other.keys, lambda *two: _stacked(two, 3, max(ends), ends))
+        _merge(self.values, other.values, lambda *two: _stacked(two, 2, max(ends), ends))
+        _merge(self.own_keys, other.own_keys, recent)
+        _merge(self.own_values, other.own_values, recent)
         self.owner = torch.cat([self.owner, other.owner + self.prompts])
         self.lengths = torch.cat([self.lengths, other.lengths])
         self.position = torch.cat([self.position, other.position])
@@ -108,14 +101,14 @@ class Cohort:
         prompt, own = self.owner[row], slice(int(self.start[row]), self.used)
         fed = slice(int(self.lengths[prompt]))
         keys = [
-            torch.cat((shared[prompt, ..., fed], mine[row, ..., own]), -1)
+            torch.cat((shared[prompt, ..., fed].mT, mine[row, :, own]), 1)
             for shared, mine in zip(self.keys, self.own_keys, strict=True)
         ]
         values = [
             torch.cat((shared[prompt, :, fed], mine[row, :, own]), 1)
             for shared, mine in zip(self.values, self.own_values, strict=True)
         ]
-        return torch.stack(keys).transpose(-1, -2), torch.stack(values)
+        return torch.stack(keys), torch.stack(values)
 
     def open(self) -> None:
         """Make room for one more token in every row."""
@@ -124,8 +117,8 @@ class Cohort:
             return
         self.room += min(max(used, ROOM), max(GROWTH, used // 8))
         more = self.room - used
-        _each(self.own_keys, lambda own: F.pad(own[:rows], (0, more)))
-        _each(self.own_values, lambda own: F.pad(own[:rows], (0, 0, 0, more)))
+        for owns in (self.own_keys, self.own_values):
+            _each(owns, lambda own: F.pad(own[:rows], (0, 0, 0, more)))
         self._mask_own()
 
     def close(self) -> None:
@@ -134,20 +127,21 @@ class Cohort:
         self.position += 1
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Store the new token's ``k`` and ``v`` [rows, kv, size] and attend with scaled ``q``.
+        """Store the new token's ``k`` and ``v`` [rows, kv, size] and attend with ``q``.
 
         ``q`` and the result are [rows, heads, size].
         """
         rows, heads, size = q.shape
         kv, end = k.shape[1], self.used + 1
         own_keys, own_values = self.own_keys[layer][:rows], self.own_values[layer][:rows]
-        own_keys[..., self.used], own_values[:, :, self.used] = k, v
+        torch.mul(k, size**-0.5, out=own_keys[:, :, self.used])
+        own_values[:, :, self.used] = v
         q = q.reshape(rows, kv, heads // kv, size)
         far = self._from_prompts(self._to_prompts(q) @ self.keys[layer], self.far_mask)
-        near = q @ own_keys[..., :end]
+        near = q @ own_keys[:, :, :end].transpose(-1, -2)
         if self.near_mask is not None:
             near += self.near_mask[..., :end]
-        weights = _softmax(torch.cat((far, near), -1))
+        weights = softmax(torch.cat((far, near), -1))
         seen = weights[..., : far.shape[-1]]
         out = self._from_prompts(self._to_prompts(seen) @ self.values[layer], None)
         weights = weights[..., far.shape[-1] :]
@@ -249,7 +243,7 @@ def closest(cohorts: list[Cohort]) -> tuple[int, int]:
     return min(combinations(range(len(cohorts)), 2), key=padding)
 
 
-def _softmax(scores: Tensor) -> Tensor:
+def softmax(scores: Tensor) -> Tensor:
     """Over the last dimension; may overwrite ``scores``."""
     if scores.shape[-1] >= VECTOR:
         return torch.softmax(scores, -1)
@@ -270,6 +264,12 @@ def _each(tensors: list[Tensor], change: Callable[[Tensor], Tensor]) -> None:
     """Replace one after the other, so that no more than one of them is there twice."""
     for layer, tensor in enumerate(tensors):
         tensors[layer] = change(tensor)
+
+
+def _merge(mine: list[Tensor], its: list[Tensor], join: Callable[[Tensor, Tensor], Tensor]) -> None:
+    """Replace mine by what joins both, and let go of the other's, one after the other."""
+    for layer, tensor in enumerate(mine):
+        mine[layer] = join(tensor, its.pop(0))
 
 
 def _stacked(parts: Sequence[Tensor], dim: int, columns: int, ends: Sequence[int]) -> Tensor:

@@ -110,12 +110,10 @@ class Decoder:
         position = torch.cat([c.position for c in cohorts])
         if rows == 1:  # a one-row product rounds differently from the same row in a batch
             tokens, position = tokens.repeat(2), position.repeat(2)
-        scale = self._weights.size**-0.5
         for cohort in cohorts:
             cohort.open()
 
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            q = q * scale
             if len(cohorts) == 1 and rows > 1:
                 return cohorts[0].attend(layer, q, k, v)
             out, first = torch.zeros_like(q), 0

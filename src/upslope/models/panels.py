@@ -11,12 +11,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 WIDEST = 192  # columns of a panel: a multiple of a vector, and few enough for the cache
+STEP = 32  # what torch computes at once; elements beyond a multiple of it go one by one
 CACHE = 2**21  # bytes of a core's own cache
 
 
 def width(columns: int, widest: int = WIDEST) -> int:
     """Of the panels that so many columns are cut into; all of them where they cannot be cut."""
-    fitting = (w for w in range(widest, widest // 3, -1) if columns % w == 0)
+    fitting = (w for w in range(widest // STEP * STEP, widest // 3, -STEP) if columns % w == 0)
     return next(fitting, columns)
 
 

@@ -13,9 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from upslope.models.cohorts import softmax
 from upslope.models.prefixes import Prefix, side_by_side
 
 WORTH = 8  # tokens that prompts must share for a root of their own
+WHOLE = 256  # places of which a CPU computes all scores sooner than a fused attention's
 
 
 class Prefill:
@@ -66,12 +68,13 @@ class Prefill:
         return self.root**2 + self._count * self._rest * (self._before + self._rest)
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Store the layer's keys and values; [n, head, size] of attention."""
+        """Store the layer's keys, scaled, and values; [n, head, size] of attention."""
+        k = k * self._size**-0.5
         shape = (self._count, self._rest, -1, self._size)
         own_q, own_k, own_v = (x[self.root :].view(shape).transpose(1, 2) for x in (q, k, v))
         if not self._before:
             self._store(own_k, own_v)
-            return attended(own_q, own_k, own_v, None)
+            return attended(own_q, self.keys[-1].mT, self.values[-1], None)
         if self._stored is not None:
             past_k, past_v = (x[layer] for x in self._stored)
         else:
@@ -118,8 +121,23 @@ def common_start(prompts: Sequence[Sequence[int]]) -> int:
     return shared if shared >= WORTH else 0
 
 
-def attended(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    """[batch * token, head, size] of causal attention, or by a mask."""
-    causal = mask is None
-    out = F.scaled_dot_product_attention(q, k, v, mask, is_causal=causal, enable_gqa=True)
+def attended(q: Tensor, k: Tensor, v: Tensor, seen: Tensor | None) -> Tensor:
+    """[batch * token, head, size] of causal attention, or to what is ``seen``.
+
+    ``q`` [batch, head, token, size], scaled ``k`` and ``v`` [batch, kv, place, size].
+    """
+    batch, _, count, size = q.shape
+    kv, places = k.shape[1:3]
+    if places > WHOLE or q.device.type != "cpu":
+        causal = seen is None
+        out = F.scaled_dot_product_attention(
+            q, k, v, seen, is_causal=causal, enable_gqa=True, scale=1.0
+        )
+    else:
+        if seen is None:
+            seen = torch.ones(count, places, dtype=torch.bool).tril()
+        hidden = torch.zeros(seen.shape, dtype=q.dtype).masked_fill_(~seen, -torch.inf)
+        scores = (q.reshape(batch, kv, -1, size) @ k.mT).view(*q.shape[:3], places)
+        weights = softmax(scores.add_(hidden))
+        out = (weights.view(batch, kv, -1, places) @ v).view(q.shape)
     return out.transpose(1, 2).flatten(0, 1)
