@@ -73,7 +73,8 @@ def spread(values: Iterable[float]) -> str:
     if len(found) < 2:
         return f"{found[0]:.1f}"
     half = T95[len(found)] * stdev(found) / len(found) ** 0.5
-    return f"{mean(found):.1f} ({mean(found) - half:.1f} to {mean(found) + half:.1f})"
+    low, high = max(0.0, mean(found) - half), min(100.0, mean(found) + half)
+    return f"{mean(found):.1f} ({low:.1f} to {high:.1f})"
 
 
 def row(preset: str, runs: list[Run]) -> str:

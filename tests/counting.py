@@ -11,7 +11,8 @@ aten = torch.ops.aten
 
 
 def counter() -> FlopCounterMode:
-    """A counter that also counts fused CPU attention, as on CUDA, and in-place ``addmm_``."""
+    """A counter that also counts fused CPU attention, as on CUDA, in-place ``addmm_``, and the
+    products of experts, as transformers runs them."""
 
     def forward(q: Any, k: Any, v: Any, *rest: Any, **named: Any) -> int:
         return sdpa_flop(q, k, v)
@@ -22,11 +23,16 @@ def counter() -> FlopCounterMode:
     def addmm(total: Any, a: Any, b: Any, *rest: Any, **named: Any) -> int:
         return int(2 * a[0] * a[1] * b[1])
 
+    def grouped(a: Any, b: Any, *rest: Any, **named: Any) -> int:
+        """[n, in] with [experts, in, out]; or backward, to a weight: [in, n] with [n, out]."""
+        return int(2 * a[0] * a[1] * b[-1])
+
     return FlopCounterMode(
         display=False,
         custom_mapping={
             aten._scaled_dot_product_flash_attention_for_cpu: forward,
             aten._scaled_dot_product_flash_attention_for_cpu_backward: backward,
             aten.addmm_: addmm,
+            aten._grouped_mm: grouped,
         },
     )

@@ -11,10 +11,14 @@ from transformers import (
     GPT2Config,
     LlamaConfig,
     MistralConfig,
+    MixtralConfig,
+    OlmoeConfig,
     PretrainedConfig,
     PreTrainedTokenizerFast,
     Qwen2Config,
+    Qwen2MoeConfig,
     Qwen3Config,
+    Qwen3MoeConfig,
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
@@ -42,11 +46,19 @@ SMALL = {
 YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 3.0}
 YARN["original_max_position_embeddings"] = 16
 
+EXPERTS = {"num_experts_per_tok": 2, "moe_intermediate_size": 20, "num_experts": 5}
+
 CONFIGS: dict[str, PretrainedConfig] = {
     "llama": LlamaConfig(**SMALL),
     "llama-tied-yarn": LlamaConfig(**SMALL, tie_word_embeddings=True, rope_parameters=YARN),
     "qwen2": Qwen2Config(**{**SMALL, "num_key_value_heads": 4}, tie_word_embeddings=True),
     "qwen3": Qwen3Config(**SMALL),
+    "mixtral": MixtralConfig(**SMALL, num_local_experts=4),
+    "qwen2-moe": Qwen2MoeConfig(**SMALL, **EXPERTS, shared_expert_intermediate_size=24),
+    "qwen3-moe": Qwen3MoeConfig(
+        **{**SMALL, "num_hidden_layers": 3}, **EXPERTS, norm_topk_prob=True, mlp_only_layers=[1]
+    ),
+    "olmoe": OlmoeConfig(**SMALL, num_experts=4, num_experts_per_tok=2),
     "gpt2": GPT2Config(
         vocab_size=len(WORDS),
         n_embd=32,
@@ -60,7 +72,8 @@ CONFIGS: dict[str, PretrainedConfig] = {
     "gemma": GemmaConfig(**SMALL),
     "mistral-windowed": MistralConfig(**SMALL, sliding_window=6),
 }
-FAST = ("llama", "llama-tied-yarn", "qwen2", "qwen3")
+SPARSE = ("mixtral", "qwen2-moe", "qwen3-moe", "olmoe")
+FAST = ("llama", "llama-tied-yarn", "qwen2", "qwen3", *SPARSE)
 SLOW = ("gpt2", "gemma", "mistral-windowed")
 
 

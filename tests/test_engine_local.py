@@ -418,3 +418,40 @@ def test_a_loop_that_ended_early_leaves_nothing_behind() -> None:
     requests = [(PROMPTS[i], Sampling(5, seed=i)) for i in range(4)]
     for a, b in zip(sampled(engine, requests), sampled(LocalEngine(p), requests), strict=True):
         same(a, b)
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+@pytest.mark.parametrize("tokens", [1, 30, 70])
+def test_requests_beyond_the_memory_queue_and_change_nothing(name: str, tokens: int) -> None:
+    p = policy(name)
+    requests = [(PROMPTS[i % 6], Sampling(1 + i % 7, seed=i)) for i in range(20)]
+    requests += [([3, 4, 5], Sampling(6, seed=100 + i)) for i in range(9)]
+    engine = LocalEngine(p, rows=12, budget=tokens * p.token_bytes)
+    asked = [engine.sample(*request) for request in requests]
+
+    async def play() -> tuple[list[Completion], int]:
+        tasks = [asyncio.create_task(one) for one in asked]
+        most = 0
+        while not all(task.done() for task in tasks):
+            await asyncio.sleep(0)
+            running = engine._running
+            most = max(most, running.held if len(running.requests) > 1 else 0)
+        return [await task for task in tasks], most
+
+    out, most = asyncio.run(play())
+    assert most <= tokens * p.token_bytes
+    assert (most > 0) == (tokens > 1)
+    assert engine._running.held == 0
+    for a, b in zip(out, sampled(LocalEngine(p), requests), strict=True):
+        same(a, b)
+
+
+def test_a_request_that_no_memory_could_hold_says_what_to_lower(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    p = policy("llama")
+    monkeypatch.setattr("upslope.machine.memory", lambda: 20 * p.token_bytes)
+    engine = LocalEngine(p)
+    sampled(engine, [([3, 4, 5], Sampling(17))])
+    with pytest.raises(UserError, match="lower max_tokens or shorten the prompt"):
+        sampled(engine, [([3, 4, 5], Sampling(18))])

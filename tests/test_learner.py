@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import math
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -25,7 +26,9 @@ from upslope.algorithms.rloo import RLOO
 from upslope.algorithms.sft import SFT
 from upslope.batch import Batch
 from upslope.learner import Learner
+from upslope.ledger import Ledger
 from upslope.losses import KL, Entropy
+from upslope.models.logprobs import unpacked
 from upslope.settings import Learner as Settings
 from upslope.settings import Rollout
 from upslope.train import optimise
@@ -202,6 +205,40 @@ def test_every_epoch_covers_every_group_once_in_another_order():
         assert [len(p) for p in epoch] == [2, 2, 2]
     assert epochs[0] != epochs[1]
     assert all(len(p) == 4 for p in parts)  # groups stay whole
+
+
+def kept_bytes(learner: Learner, batch: Batch) -> int:
+    """What the passes of an update keep until their backward pass, beside the weights."""
+    own = {p.untyped_storage().data_ptr() for p in learner.policy.model.parameters()}
+    kept: dict[int, int] = {}
+
+    def keep(x: torch.Tensor) -> torch.Tensor:
+        if x.untyped_storage().data_ptr() not in own:
+            kept[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+        learner.accumulate(batch, GRPO(), 10_000)
+    return sum(kept.values())
+
+
+@pytest.mark.parametrize("packs", [True, False])
+def test_checkpointing_keeps_less_for_the_same_gradient_and_its_work_is_counted(packs):
+    grads, kept = [], []
+    for checkpointing in (False, True):
+        of, ledger = policy(layers=6), Ledger()
+        settings = Settings(micro_tokens=10_000, checkpointing=checkpointing)
+        learner = Learner(of, settings, ledger.add)
+        whole = off_policy(prepared(learner, GRPO(), batch()))
+        before = ledger.totals().flops
+        with nullcontext() if packs else unpacked(of):
+            with counter() as counted:
+                grads.append(gradient(learner, whole, GRPO())[0])
+            spent = ledger.totals().flops - before
+            assert spent == pytest.approx(counted.get_total_flops(), rel=0.02)
+            kept.append(kept_bytes(learner, whole))
+    torch.testing.assert_close(grads[0], grads[1], atol=0, rtol=0)
+    assert kept[1] < kept[0] / 3
 
 
 def test_only_the_first_update_at_staleness_zero_has_live_old_logprobs():

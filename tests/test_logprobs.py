@@ -6,7 +6,15 @@ import copy
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, MistralConfig, Qwen3Config
+from transformers import (
+    AutoModelForCausalLM,
+    GPT2Config,
+    LlamaConfig,
+    MistralConfig,
+    MixtralConfig,
+    Qwen2MoeConfig,
+    Qwen3Config,
+)
 
 from counting import counter
 from upslope.models import attention, logprobs
@@ -25,6 +33,14 @@ SMALL = {
 CONFIGS = {
     "llama": LlamaConfig(**SMALL),
     "qwen3": Qwen3Config(**SMALL),
+    "qwen2-moe": Qwen2MoeConfig(
+        **SMALL,
+        num_experts=5,
+        num_experts_per_tok=2,
+        moe_intermediate_size=20,
+        shared_expert_intermediate_size=24,
+    ),
+    "mixtral": MixtralConfig(**SMALL, num_local_experts=4, num_experts_per_tok=2),
     "gpt2": GPT2Config(vocab_size=37, n_embd=32, n_layer=2, n_head=4, resid_pdrop=0, embd_pdrop=0),
     "windowed": MistralConfig(**SMALL, sliding_window=4),
 }
@@ -50,11 +66,9 @@ def rows() -> dict[str, torch.Tensor]:
     needed[:, :4] = False
     temperature = torch.full(tokens.shape, 0.7)
     temperature[3:] = 1.3
-    group = torch.tensor([5, 5, 5, 2, 2, 9])
     return {
         "tokens": tokens.where(torch.arange(12)[None] < length[:, None], 0),
         "length": length,
-        "group": group,
         "needed": needed,
         "temperature": temperature,
     }
@@ -101,18 +115,66 @@ def test_values_and_gradients_equal_full_logits(kind, share, monkeypatch):
     policy, batch = policy_of(kind), rows()
     assert policy.packs == (kind != "windowed")
     monkeypatch.setattr(attention, "shares_scores", lambda *_: share)
-    monkeypatch.setattr(logprobs, "CHUNK", 5)
+    monkeypatch.setattr(logprobs, "LOGITS", 5 * 1024)
     got, entropy, _ = logprobs.token_logprobs(policy, **batch, entropy=True)
     assert_equal_to_reference(policy, batch, got, entropy)
 
 
 def test_a_shared_prompt_is_computed_once():
-    policy, batch = policy_of("llama"), rows()
-    packed = logprobs.pack(batch["tokens"], batch["length"], batch["group"])
+    batch = rows()
+    packed = logprobs.pack(batch["tokens"], batch["length"])
     # Group of three: 5 shared, then 6 + 1 + 0 that predict; of two: 7 + 1 + 4; alone: 7.
     assert len(packed.tokens) == (5 + 6 + 1 + 0) + (7 + 1 + 4) + 7
     assert (packed.positions[packed.state_of[2, 1:6]] == torch.arange(5)).all()
-    assert policy.packs
+
+
+def branching(generator: torch.Generator, count: int, width: int) -> tuple[list, torch.Tensor]:
+    """Rows that leave an earlier one at any place, repeat one, or end within one."""
+    said: list[list[int]] = [torch.randint(1, 37, (width,), generator=generator).tolist()]
+    for _ in range(count - 1):
+        draw = torch.randint(0, 1000, (3,), generator=generator).tolist()
+        old = said[draw[0] % len(said)]
+        kept = old[: draw[1] % (len(old) + 1)]
+        more = torch.randint(1, 37, (draw[2] % (width - len(kept) + 1),), generator=generator)
+        said.append([*kept, *more.tolist()] if len(kept) + len(more) > 1 else old)
+    tokens = torch.zeros(count, width, dtype=torch.long)
+    for row, one in zip(tokens, said, strict=True):
+        row[: len(one)] = torch.tensor(one)
+    return said, tokens
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_every_state_is_that_of_its_rows_beginning_and_there_once(seed):
+    said, tokens = branching(torch.Generator().manual_seed(seed), 3 + 5 * seed, 12)
+    packed = logprobs.pack(tokens, torch.tensor([len(row) for row in said]))
+    seen: dict[int, tuple[int, ...]] = {}
+    for row, states in zip(said, packed.state_of.tolist(), strict=True):
+        for k, state in enumerate(states):
+            if not 0 < k < len(row):
+                assert state == -1
+                continue
+            assert seen.setdefault(state, tuple(row[:k])) == tuple(row[:k])
+            assert (packed.tokens[state], packed.positions[state]) == (row[k - 1], k - 1)
+    assert len(packed.tokens) == len(seen) == len(set(seen.values()))
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+@pytest.mark.parametrize("share", [True, False])
+def test_a_tree_of_turns_has_the_numbers_of_its_rows_apart(kind, share, monkeypatch):
+    """As of trajectories whose turns are alike for a while, at several depths."""
+    policy = policy_of(kind)
+    monkeypatch.setattr(attention, "shares_scores", lambda *_: share)
+    for seed in range(4):
+        said, tokens = branching(torch.Generator().manual_seed(seed), 16, 12)
+        length = torch.tensor([len(row) for row in said])
+        needed = (torch.arange(12) >= 1) & (torch.arange(12) < length[:, None])
+        batch = {"tokens": tokens, "length": length, "needed": needed}
+        batch["temperature"] = torch.ones(tokens.shape)
+        if not seed:
+            assert len(logprobs.pack(tokens, length).layout.blocks) > 2
+        policy.model.set_attn_implementation(attention.NAME)
+        got, entropy, _ = logprobs.token_logprobs(policy, **batch, entropy=True)
+        assert_equal_to_reference(policy, batch, got, entropy)
 
 
 def with_root() -> dict[str, torch.Tensor]:
@@ -131,10 +193,6 @@ def with_root() -> dict[str, torch.Tensor]:
 def test_what_all_rows_begin_with_is_computed_once_with_equal_numbers(kind, share, monkeypatch):
     policy, batch = policy_of(kind), with_root()
     monkeypatch.setattr(attention, "shares_scores", lambda *_: share)
-    packed = logprobs.pack(batch["tokens"], batch["length"], batch["group"])
-    assert packed.layout.root == 3
-    apart = logprobs.pack(batch["tokens"], batch["length"], torch.zeros(6, dtype=torch.long))
-    assert apart.layout.root == 0
     got, entropy, work = logprobs.token_logprobs(policy, **batch, entropy=True)
     with counter() as counted:
         logprobs.token_logprobs(policy, **batch)
@@ -152,7 +210,7 @@ def test_rows_do_not_see_each_other():
     assert not torch.allclose(before[0, 8:], after[0, 8:], atol=1e-3)
 
 
-@pytest.mark.parametrize("kind", ["llama", "gpt2", "windowed"])
+@pytest.mark.parametrize("kind", ["llama", "qwen2-moe", "gpt2", "windowed"])
 def test_work_is_what_the_flop_counter_counts(kind):
     policy, batch = policy_of(kind), rows()
     with counter() as forward:

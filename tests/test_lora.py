@@ -328,6 +328,8 @@ def test_the_plan_says_what_is_trained() -> None:
     assert f"an adapter of rank 4 is trained, {own / 1e6:.3f}M parameters" in said
     held = memory(made)
     assert (held.gradients, held.optimiser, held.reference) == (4 * own, 8 * own, 4 * own)
+    # No more activations than an update has tokens, however large micro-batches may be.
+    assert held.activations == made.activations * max(sizes(made, s).tokens for s in made.stages)
     whole = sizes(Session(read(STAGES, ["lora.rank=0"]), print), made.stages[1]).update
     # Without the products for weight gradients two thirds are left, and what the adapter adds.
     assert 0.6 * whole < sizes(made, made.stages[1]).update < 0.8 * whole

@@ -15,7 +15,7 @@ from upslope.chat import Chat
 from upslope.engines.local import LocalEngine
 from upslope.engines.scripted import ScriptedEngine
 from upslope.models.load import load
-from upslope.rollout import Player
+from upslope.rollout import Player, Thinking
 from upslope.types import (
     Completion,
     Group,
@@ -76,6 +76,21 @@ def test_turns_go_on_in_one_segment_after_an_exact_prefix() -> None:
     assert trajectory.text == "yes"
     assert graded(trajectory).total == 1.0
     assert trajectory.facts == {"left": 0}
+
+
+def test_the_engine_is_told_which_rows_may_be_continued() -> None:
+    chat = chatml()
+
+    def told(env: Dialogue | Digits, turns: int, thinking: Thinking | None = None) -> list[bool]:
+        engine = Echo(chat)
+        who = Player(engine, env, chat, 40, 1.0, turns, thinking=thinking)
+        group(who, problem=env.problems("train")[0])
+        return [sampling.continues for _, sampling in engine.seen]
+
+    assert told(Dialogue(MORE), 8) == [True, True, True]
+    assert told(Dialogue(MORE), 2) == [True, False]
+    assert told(Digits(), 8) == [False]
+    assert told(Digits(), 8, Thinking(4, 0, "so </think>")) == [True]
 
 
 def test_a_rewritten_past_begins_another_segment() -> None:

@@ -6,14 +6,22 @@ import numpy as np
 import pytest
 import torch
 
-from upslope.engines.sampler import BLOCK, draw
+from upslope.engines import sampler
+from upslope.models.panels import WIDEST, blocks
+
+
+def draw(
+    logits: torch.Tensor, temperature: torch.Tensor, uniform: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """From logits [row, vocabulary]."""
+    return sampler.draw(blocks(logits[None]), temperature, uniform)
 
 
 def uniforms(count: int, seed: int = 0) -> torch.Tensor:
     return torch.from_numpy(np.random.default_rng(seed).random(count))
 
 
-@pytest.mark.parametrize("vocabulary", [2, 7, BLOCK, BLOCK + 1, 1000])
+@pytest.mark.parametrize("vocabulary", [2, 7, WIDEST, WIDEST + 1, 1000])
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
 def test_frequencies_are_the_softmax(vocabulary: int, temperature: float) -> None:
     torch.manual_seed(vocabulary)
@@ -38,7 +46,7 @@ def test_a_uniform_number_picks_the_token_whose_interval_holds_it() -> None:
     assert tokens.tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
 
 
-@pytest.mark.parametrize("vocabulary", [5, 3 * BLOCK + 5])
+@pytest.mark.parametrize("vocabulary", [5, 3 * WIDEST + 5])
 def test_tokens_of_probability_zero_are_never_drawn(vocabulary: int) -> None:
     logits = torch.full((vocabulary,), float("-inf"))
     possible = [1, vocabulary - 3]

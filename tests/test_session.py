@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 import torch
 
 from plays import group_of
+from upslope import machine
 from upslope.algorithms.grpo import GRPO
 from upslope.algorithms.sft import SFT
 from upslope.envs.arithmetic import Arithmetic
@@ -144,6 +146,13 @@ def test_device_and_memory() -> None:
     assert fitting_tokens("cpu", 2**40) == 256
     assert fitting_tokens("cpu", 1) == 65536
     assert fitting_tokens("cpu", 2**20) <= 1024
+
+
+def test_a_limit_on_the_process_makes_micro_batches_smaller(monkeypatch) -> None:
+    roomy = fitting_tokens("cpu", 2**10)
+    limit = machine.used()[0] + 16 * 10_000 * 2**10
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (limit, limit))
+    assert 9_000 < fitting_tokens("cpu", 2**10) < 11_000 < roomy
 
 
 def test_an_env_with_nothing_to_train_on_is_refused_before_anything_runs(tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ TABLE = {
     "models": "types batch files seeds snapshots models torch transformers jaxtyping numpy "
     "tokenizers safetensors huggingface_hub gguf filelock peft?",
     "engines.scripted": "types numpy transformers?",
-    "engines": "types engines models torch transformers jaxtyping numpy",
+    "engines": "types engines machine models torch transformers jaxtyping numpy",
     "rewards": "types rewards math_verify?",
     "rewards.worker": "",
     "rewards.workers": "machine rewards.worker",
@@ -54,7 +54,7 @@ TABLE = {
     "sinks": "types torch? wandb? trackio?",
     "learner": "types batch losses settings steps models torch",
     "grading": "types",
-    "rollout": "types chat grading seeds settings numpy",
+    "rollout": "types chat envs.episodes grading seeds settings numpy",
     "curriculum": "types seeds numpy",
     "demonstrations": "types envs.datasets",
     "sources": "types chat curriculum demonstrations rollout seeds numpy",
@@ -63,6 +63,7 @@ TABLE = {
     "selfcheck": "types batch chat grading overlap sources learner models numpy torch",
     "sync": "types ledger learner models",
     "checkpoints": "types batch learner ledger models result settings pydantic torch",
+    "threads": "types machine torch",
     "train": "types batch checkpoints learner ledger measures recipe result runs seeds "
     "trajectories",
     "assessment": "types checkpoints evaluate ledger measures models recipe result rollout runs "
@@ -73,7 +74,7 @@ TABLE = {
     "stages": "types batch algorithms components engines envs overrides recipe settings sinks",
     "session": "types assessment chat checkpoints components curriculum demonstrations "
     "engines.local learner ledger machine models recipe result rollout runs sources stages sync "
-    "train torch",
+    "threads train torch",
     "launch": "types batch checkpoints curve learner machine models recipe result runs scaling "
     "selfcheck session sinks stages train",
     "resume": "types checkpoints environment launch recipe runs session",

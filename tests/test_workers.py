@@ -159,8 +159,10 @@ import asyncio, sys
 from upslope.rewards.worker import Limits
 from upslope.rewards.workers import Workers
 workers = Workers("graders:obey", ("warm",), Limits(elapsed=1.0), size=1)
-print(asyncio.run(workers.grade([("pid", 0)]))[0].value, flush=True)
-asyncio.run(workers.grade([("sleep", 0)]))
+async def main():
+    print((await workers.grade([("pid", 0)]))[0].value, flush=True)
+    await workers.grade([("sleep", 0)])
+asyncio.run(main())
 """
 
 

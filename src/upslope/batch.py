@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -121,10 +122,13 @@ class Batch:
     def micro(self, budget: int, couples: Couples) -> Iterator[Tensor]:
         """Row indices of micro-batches of at most ``budget`` tokens, as packing computes them.
 
-        What all rows begin with counts once, each group's prompt once. Groups stay together while
-        they fit; a larger one is split as far as ``couples`` allows. A unit that may not be split
-        is given whole, however large.
+        What a group's rows have in common counts once, and so does what all rows begin with.
+        Groups stay together while they fit; a larger one is split as far as ``couples`` allows. A
+        unit that may not be split is given whole, however large.
         """
+        if len(self) and _packed_tokens(self.tokens, self.length) <= budget:
+            yield torch.arange(len(self))
+            return
         root = shared_prefix(self.tokens, self.length) if len(self) else 0
         pending: list[int] = []
         spent = root
@@ -186,9 +190,26 @@ def shared_prefix(tokens: Int[Tensor, "row token"], length: Int[Tensor, " row"])
     return min(common, int(length.min()) - 1)
 
 
+def in_order(
+    tokens: Int[Tensor, "row token"], length: Int[Tensor, " row"]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Rows in the order of their tokens, and how many each then shares with the one before it.
+
+    A row's last token is left out, as in packing: nothing comes after it.
+    """
+    inside = np.arange(tokens.shape[1]) < (length.numpy()[:, None] - 1)
+    words = np.where(inside, tokens.numpy() + 1, 0)
+    # Big-endian bytes are ordered as the numbers are.
+    order = words.astype(">u4").view(f"V{4 * tokens.shape[1]}")[:, 0].argsort(kind="stable")
+    ranked, ends = words[order], length.numpy()[order] - 1
+    apart = ranked[1:] != ranked[:-1]
+    same = np.where(apart.any(1), apart.argmax(1), tokens.shape[1])
+    return order, np.concatenate([[0], np.minimum(same, ends[1:])])
+
+
 def _packed_tokens(tokens: Tensor, length: Tensor) -> int:
-    prefix = shared_prefix(tokens, length)
-    return prefix + int((length - prefix).sum())
+    order, shared = in_order(tokens, length)
+    return int(length.sum()) - len(order) - int(shared.sum())
 
 
 @dataclass(frozen=True, eq=False)

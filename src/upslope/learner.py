@@ -49,6 +49,7 @@ class Learner:
             if each is not None:
                 prepare(each)
         policy.model.train()  # the loader turned dropout off; this enables checkpointing hooks only
+        policy.checkpoint_layers(settings.checkpointing)
         self.optimiser = torch.optim.AdamW(
             [parameter for _, parameter in policy.trained()],
             lr=settings.lr,
@@ -267,7 +268,6 @@ def _forward(policy: Policy, part: Batch, entropy: bool) -> tuple[Tensor, Tensor
         policy,
         part.tokens,
         part.length,
-        part.group,
         part.trained,
         part.temperature,
         entropy=entropy,

@@ -9,6 +9,7 @@ import resource
 import sys
 from pathlib import Path
 
+CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
 M_ARENA_MAX = -8  # glibc's name for the setting, from malloc.h
 
 
@@ -24,14 +25,17 @@ def prepare_memory() -> None:
 
 
 def cores() -> int:
-    """Cores this process may use."""
-    if sys.platform == "linux":
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    """Cores this process may use, within the container's limit."""
+    if sys.platform != "linux":
+        return os.cpu_count() or 1
+    whole = len(os.sched_getaffinity(0))
+    quota, period = CPU_MAX.read_text().split() if CPU_MAX.is_file() else ("max", "1")
+    return whole if quota == "max" else max(1, min(whole, int(quota) // int(period)))
 
 
 def memory() -> int:
-    """Bytes that can be had now: what the kernel calls available, within the container's limit."""
+    """Bytes that can be had now: what the kernel calls available, within the container's limit and
+    the shell's (``ulimit -v``)."""
     if sys.platform != "linux":
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
     lines = Path("/proc/meminfo").read_text().splitlines()
@@ -40,8 +44,18 @@ def memory() -> int:
     for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
         path = Path(limit)
         if path.is_file() and (text := path.read_text().strip()).isdigit():
-            available = min(available, int(text))
-    return available
+            available = min(available, int(text) - used()[1])
+    most, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if most != resource.RLIM_INFINITY:
+        available = min(available, most - used()[0])
+    return max(available, 0)
+
+
+def used() -> tuple[int, int]:
+    """Bytes of this process on Linux: of addresses, and of memory."""
+    pages = Path("/proc/self/statm").read_text().split()[:2]
+    addresses, resident = (int(n) * os.sysconf("SC_PAGE_SIZE") for n in pages)
+    return addresses, resident
 
 
 def peak_memory() -> int:

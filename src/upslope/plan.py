@@ -14,6 +14,8 @@ from upslope.models.load import count
 from upslope.session import Session
 from upslope.stages import Built
 
+PROCESS = 400 * 2**20  # bytes that a run holds with everything imported and nothing loaded
+
 
 @dataclass(frozen=True)
 class Sizes:
@@ -92,8 +94,9 @@ def sampled(
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes held at once during an update."""
+    """Bytes held at once during an update; ``process`` is what Python and the libraries take."""
 
+    process: float
     weights: float
     gradients: float
     optimiser: float
@@ -104,8 +107,8 @@ class Memory:
     @property
     def total(self) -> float:
         """All of them."""
-        parts = (self.weights, self.gradients, self.optimiser, self.engine, self.reference)
-        return sum(parts) + self.activations
+        held = (self.weights, self.gradients, self.optimiser, self.engine, self.reference)
+        return self.process + sum(held) + self.activations
 
 
 def memory(session: Session) -> Memory:
@@ -117,8 +120,10 @@ def memory(session: Session) -> Memory:
     # The engine keeps a copy of a head that is computed in another dtype.
     cast = head.numel() * policy.head_dtype.itemsize if head.dtype != policy.head_dtype else 0
     reference = any("ref_logprobs" in one.algorithm.needs for one in session.stages)
-    tokens = session.recipe.learner.micro_tokens
+    largest = max(sizes(session, one).tokens for one in session.stages)
+    tokens = min(session.recipe.learner.micro_tokens, largest)
     return Memory(
+        process=PROCESS,
         weights=weights,
         gradients=trained,
         optimiser=2 * trained,
@@ -160,11 +165,12 @@ def lines(session: Session) -> list[str]:
         f"context {session.policy.context}{adapter(session)}"
     )
     out.append(
-        f"memory about {held.total / gib:.2f} GiB: weights {held.weights / gib:.2f}, gradients "
+        f"memory about {held.total / gib:.2f} GiB: Python and its libraries "
+        f"{held.process / gib:.2f}, weights {held.weights / gib:.2f}, gradients "
         f"{held.gradients / gib:.2f}, optimiser {held.optimiser / gib:.2f}, engine "
         f"{held.engine / gib:.2f}, reference {held.reference / gib:.2f}, activations "
         f"{held.activations / gib:.2f} (micro-batches of {session.recipe.learner.micro_tokens} "
-        "tokens), besides Python and torch"
+        "tokens)"
     )
     total = 0.0
     for one in session.stages:

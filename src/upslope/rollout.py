@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from upslope.chat import Chat
+from upslope.envs.episodes import OneAnswer
 from upslope.grading import SECONDS, blaming, grade
 from upslope.seeds import seed_of
 from upslope.settings import Rollout
@@ -116,7 +117,8 @@ class Player:
                 episode = await stack.enter_async_context(self.env.play(problem))
             for turn in range(self.max_turns):
                 first, key = len(rows.tokens), (run, phase, problem.id, visit, member, turn)
-                stop, used = await self._turn(problem, rows, key)
+                more = turn + 1 < self.max_turns and not isinstance(episode, OneAnswer)
+                stop, used = await self._turn(problem, rows, key, more)
                 usage += used
                 messages.append(self.chat.parse(rows.tokens[first:], problem.stop))
                 if stop != "stop":
@@ -143,26 +145,29 @@ class Player:
         )
 
     async def _turn(
-        self, problem: Problem, rows: Rows, key: tuple[int | str, ...]
+        self, problem: Problem, rows: Rows, key: tuple[int | str, ...], more: bool
     ) -> tuple[StopReason, Usage]:
         """Sample a message: in one turn, or in two where it thinks for too long."""
         if self.thinking is None:
-            said = await self._sampled(problem, rows, self.max_tokens, seed_of(*key))
+            said = await self._sampled(problem, rows, self.max_tokens, seed_of(*key), more)
             return said.stop, said.usage
         first, words = len(rows.tokens), self._words(self.thinking)
         budget = self.thinking.budget(seed_of(*key, "budget"))
-        said = await self._sampled(problem, rows, budget, seed_of(*key))
+        said = await self._sampled(problem, rows, budget, seed_of(*key), True)
         longer = [*rows.tokens, *words]
         if said.stop != "length" or not self._fits(longer):
             return said.stop, said.usage
         if not self.thinking.ended(self.chat.tokenizer.decode(rows.tokens[first:])):
             rows.ended("interrupted")
             rows.extended(longer)
-        more = await self._sampled(problem, rows, self.max_tokens, seed_of(*key, "answer"))
-        return more.stop, said.usage + more.usage
+        seed = seed_of(*key, "answer")
+        rest = await self._sampled(problem, rows, self.max_tokens, seed, more)
+        return rest.stop, said.usage + rest.usage
 
-    async def _sampled(self, problem: Problem, rows: Rows, most: int, seed: int) -> Completion:
-        sampling = Sampling(most, self.temperature, problem.stop, seed)
+    async def _sampled(
+        self, problem: Problem, rows: Rows, most: int, seed: int, more: bool
+    ) -> Completion:
+        sampling = Sampling(most, self.temperature, problem.stop, seed, more)
         completion = await self.engine.sample(rows.tokens, sampling)
         rows.sampled(completion, self.temperature)
         return completion

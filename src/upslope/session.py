@@ -17,8 +17,9 @@ from upslope.checkpoints import Checkpoint, Place, write_checkpoint
 from upslope.components import build
 from upslope.curriculum import Curriculum
 from upslope.demonstrations import Demonstration, read_demonstrations
+from upslope.engines.local import LocalEngine
 from upslope.learner import Learner, frozen_copy
-from upslope.ledger import Ledger
+from upslope.ledger import Ledger, Phase
 from upslope.models.flops import activation_bytes
 from upslope.models.load import adapted, load, save
 from upslope.recipe import Recipe
@@ -28,6 +29,7 @@ from upslope.runs import Run
 from upslope.sources import Recorded, Rollouts
 from upslope.stages import Built, RecordedSettings, RolloutsSettings, built, engine_of
 from upslope.sync import Synchroniser
+from upslope.threads import Threads, resolved
 from upslope.train import Parts
 from upslope.types import (
     Demonstrates,
@@ -58,8 +60,7 @@ class Session:
     ) -> None:
         self.recipe, self.say, self.watches = recipe, say, watches
         self.stages, opens = built(recipe), engine_of(recipe.engine)
-        threads = recipe.machine.threads or machine.cores()
-        torch.set_num_threads(threads)
+        self.threads = Threads(resolved(recipe.machine.threads, say), self.sampling)
         settings = recipe.learner
         for one in self.stages:
             own = one.stage.learner
@@ -75,11 +76,12 @@ class Session:
         self.policy = load(model, recipe.seed, getattr(torch, settings.dtype), self.device, say)
         if settings.head == "weights":
             self.policy.head_dtype = self.policy.model.dtype
-        self.activations = activation_bytes(self.policy.model.config)
+        again = all(one.stage.learner.checkpointing for one in self.stages)
+        self.activations = activation_bytes(self.policy.model.config, checkpointing=again)
         tokens = settings.micro_tokens or fitting_tokens(self.device, self.activations)
         self.recipe = recipe.model_copy(
             update={
-                "machine": recipe.machine.model_copy(update={"threads": threads}),
+                "machine": recipe.machine.model_copy(update={"threads": self.threads.count}),
                 "learner": settings.model_copy(update={"micro_tokens": tokens}),
             }
         )
@@ -122,7 +124,16 @@ class Session:
             run.save_reference(one.stage.name, lambda folder: save(self.policy, folder))
             reference = frozen_copy(self.policy)
         settings, updates = one.stage.learner, one.stage.updates
-        return Learner(self.policy, settings, self.ledger.add, reference, updates)
+        return Learner(self.policy, settings, self.spend, reference, updates)
+
+    def spend(self, phase: Phase, flops: float, tokens: int) -> None:
+        """A pass of the learner, to the ledger; the next may have another share of the threads."""
+        self.ledger.add(phase, flops, tokens)
+        self.threads.share()
+
+    def sampling(self) -> bool:
+        """Whether this process is sampling now; an engine elsewhere needs none of its threads."""
+        return isinstance(self.engine, LocalEngine) and self.engine.busy
 
     def source(self, one: Built) -> Source:
         """Where this stage's groups come from."""
@@ -234,6 +245,7 @@ class Session:
             self.ledger,
             run,
             self.watches,
+            self.threads.beside,
             synchronise,
             measure,
             checkpoint,

@@ -97,6 +97,9 @@ class Learner(Settings):
     updates: Annotated[Count, "updates that a rollout batch is split into"] = 1
     epochs: Annotated[Count, "passes over each rollout batch"] = 1
     micro_tokens: Annotated[Number, "tokens in a micro-batch; 0 fits them to the machine"] = 0
+    checkpointing: Annotated[
+        bool, "run layers again in the backward pass: slower, with less memory"
+    ] = False
     dtype: Annotated[Literal["float32", "bfloat16"], "type of the weights"] = "float32"
     head: Annotated[
         Literal["float32", "weights"], "what logits are computed in, by engine and learner"

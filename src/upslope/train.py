@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -21,7 +20,10 @@ from upslope.types import Group, Metrics, Source, Watch
 
 @dataclass(frozen=True)
 class Parts:
-    """One stage's recipe as objects; the last three act on engine, run and disk."""
+    """One stage's recipe as objects; the last three act on engine, run and disk.
+
+    ``beside`` runs an update while the event loop goes on sampling.
+    """
 
     stage: Stage
     seed: int
@@ -31,6 +33,7 @@ class Parts:
     ledger: Ledger
     run: Run
     watches: Sequence[Watch]
+    beside: Callable[[Callable[[], Metrics]], Awaitable[Metrics]]
     synchronise: Callable[[int, bool], Awaitable[None]]
     evaluate: Callable[[int], Awaitable[Accuracy]]
     checkpoint: Callable[[Place], None]
@@ -58,7 +61,8 @@ async def learn(p: Parts, at: Place, groups: Sequence[Group]) -> Place:
     p.source.observe(groups)
     metrics = rollout_metrics(groups, at.step) | p.source.metrics()
     with p.ledger.time("update"):
-        metrics |= await asyncio.to_thread(optimise, p, Batch.of(groups, at.state), at.step)
+        batch = Batch.of(groups, at.state)
+        metrics |= await p.beside(lambda: optimise(p, batch, at.step))
     at, name = at.moved(p.algorithm.advance(at.state, metrics)), p.stage.name
     if p.source.live:
         await p.synchronise(at.step, changes(metrics))

@@ -99,7 +99,7 @@ def talk(model: str, raw: bool, max_tokens: int, temperature: float) -> None:
             past = [{"role": "raw", "content": examples + line}]
         else:
             past.append({"role": "user", "content": line})
-        sampling = Sampling(max_tokens, temperature, stop, turn)
+        sampling = Sampling(max_tokens, temperature, stop, turn, continues=not raw)
         completion = asyncio.run(engine.sample(chat.encode(past), sampling))
         past.append(chat.parse(completion.tokens.tolist(), stop))
         print(past[-1]["content"], flush=True)

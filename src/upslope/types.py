@@ -62,6 +62,7 @@ class Sampling:
     temperature: float = 1.0
     stop: tuple[str, ...] = ()
     seed: int = 0
+    continues: bool = False  # whether a prompt that begins with prompt and completion may follow
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,8 +136,7 @@ class Segment:
         freeze(self, "trained", self.trained, np.bool_)
         freeze(self, "engine_logprobs", self.engine_logprobs, np.float32)
         freeze(self, "versions", self.versions, np.int32)
-        columns = (self.tokens, self.trained, self.engine_logprobs, self.versions)
-        lengths = set(map(len, columns))
+        lengths = {len(c) for c in (self.tokens, self.trained, self.engine_logprobs, self.versions)}
         if len(lengths) != 1:
             raise ValueError(f"a segment's columns must have equal lengths, got {sorted(lengths)}")
 

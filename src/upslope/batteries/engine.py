@@ -58,7 +58,6 @@ def _apart(policy: Policy, prompt: Prompt, said: Completion, temperature: float)
             policy,
             tokens,
             torch.tensor([tokens.shape[1]]),
-            torch.tensor([0]),
             needed,
             torch.full(tokens.shape, temperature),
         )

@@ -15,6 +15,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
+from upslope import machine
 from upslope.engines.running import Group, Request, Running
 from upslope.engines.slots import Slots
 from upslope.engines.stops import Stops
@@ -39,12 +42,25 @@ class Local:
 
 
 class LocalEngine:
-    """``types.Engine`` over a policy of this process; decodes at most ``rows`` requests at once."""
+    """``types.Engine`` over a policy of this process.
 
-    def __init__(self, policy: Policy, rows: int = 256) -> None:
+    Decodes at most ``rows`` requests at once, and no more than have room in ``budget`` bytes for
+    keys and values, by default a quarter of the memory that is there; the others queue. A quarter
+    as much, by default, is for what later prompts may begin with (``prefixes``).
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        rows: int = 256,
+        budget: int | None = None,
+        prefixes: int | None = None,
+    ) -> None:
         """Copy the policy's weights, as version 0."""
         self._policy, self._rows = policy, rows
-        self._model = Decoder(policy) if fits(policy.model) else Cached(policy)
+        self._budget = _available(policy.model.device) // 4 if budget is None else budget
+        prefixes = self._budget // 4 if prefixes is None else prefixes
+        self._model = Decoder(policy, prefixes) if fits(policy.model) else Cached(policy)
         self._vocabulary = int(policy.model.get_input_embeddings().num_embeddings)
         self._version, self._whole, self._seconds = 0, True, 0.0
         self._queue: deque[Group | Turn] = deque()
@@ -61,6 +77,11 @@ class LocalEngine:
     def version(self) -> int:
         """Of the weights in use."""
         return self._version
+
+    @property
+    def busy(self) -> bool:
+        """Whether requests are being sampled now."""
+        return self._pump is not None and not self._pump.done()
 
     @property
     def flops(self) -> float:
@@ -127,6 +148,12 @@ class LocalEngine:
         if not 0 <= sampling.temperature < math.inf:
             raise UserError(f"temperature is {sampling.temperature}: give 0 or a positive number")
         limit = min(sampling.max_tokens, context - len(prompt))
+        room = self._model.room(len(prompt), limit, 1)
+        if room > self._budget and room > _available(self._policy.model.device):
+            raise UserError(
+                f"a prompt of {len(prompt)} tokens and a reply of {limit} take {room / 2**30:.1f} "
+                "GiB of keys and values, more than is free: lower max_tokens or shorten the prompt"
+            )
         return Request(prompt, sampling, limit, asyncio.get_running_loop().create_future())
 
     async def _load_in_turn(self, source: WeightSource, version: int) -> None:
@@ -175,12 +202,13 @@ class LocalEngine:
                 self._running.step(self._version)
             self._seconds += time.perf_counter() - began
             await asyncio.sleep(0)
+        self._model.rest()
 
     def _admitted(self) -> list[Group]:
         """The groups whose turn it is. One that does not fit yet waits, to share its prefill."""
         groups: list[Group] = []
-        room = self._running.room
-        if room < self._rows // FEW:
+        room, free = self._running.room, self._budget - self._running.held
+        if room < self._rows // FEW or free < self._budget // FEW:
             return groups
         while self._queue and room:
             head = self._queue[0]
@@ -188,13 +216,18 @@ class LocalEngine:
                 if room == self._rows and not head.done():
                     head.set_result(None)
                 break
-            if room < min(len(head), self._rows):
+            limit, prompt = max(request.limit for request in head), head[0].prompt
+            each = self._model.room(len(prompt), limit, len(head))
+            some = max(1, min(len(head), self._rows, self._budget // each))
+            if room < some or (free < some * each and room < self._rows):
                 break
-            groups.append(head[:room])
-            room -= len(groups[-1])
-            del head[: len(groups[-1])]
+            groups.append(head[:some])
+            for request in groups[-1]:
+                request.held = each
+            room, free = room - some, free - some * each
+            del head[:some]
             if not head:
-                self._unqueue(head, groups[-1][0].prompt)
+                self._unqueue(head, prompt)
         return groups
 
     def _drop(self, request: Request) -> None:
@@ -235,3 +268,8 @@ class LocalEngine:
         slots = Slots(self._rows, self._policy.eos, Stops(self._policy.tokenizer))
         self._running = Running(self._model, slots, self._rows)
         self._stale = False
+
+
+def _available(device: torch.device) -> int:
+    """Bytes of the device's memory that can be had now."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else machine.memory()

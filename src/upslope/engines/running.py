@@ -19,12 +19,14 @@ from upslope.models.cached import Cached
 from upslope.models.decoder import Decoder
 from upslope.types import Completion, Sampling, StopReason, Usage
 
+SINGLE = {"mps"}  # devices without the float64 that drawing sums in: it is done on the CPU
+
 
 @dataclass(eq=False, slots=True)
 class Request:
     """One call of ``sample``, and what it has cost.
 
-    ``spent``: the decode FLOPs of a row when the request joined.
+    ``spent``: the decode FLOPs of a row when the request joined; ``held``: bytes that it may take.
     """
 
     prompt: tuple[int, ...]
@@ -36,6 +38,7 @@ class Request:
     cached: int = 0
     prefill_flops: float = 0.0
     spent: float = 0.0
+    held: int = 0
 
 
 Group = list[Request]  # of one prompt, so that it is prefilled once
@@ -51,6 +54,7 @@ class Running:
         self._live: dict[int, Request] = {}
         self._ids: Ids = np.arange(0)
         self._spent = 0.0
+        self.held = 0  # bytes that the running requests may come to take
         model.clear()
 
     @property
@@ -67,7 +71,7 @@ class Running:
         """Prefill groups, in as many passes as the model wants, and sample their first tokens."""
         if not self._live:
             self._spent = 0.0  # shares are the same whatever was decoded before: resumed runs are
-        for chosen in self._model.passes([len(group[0].prompt) for group in groups]):
+        for chosen in self._model.passes([group[0].prompt for group in groups]):
             self._prefill([groups[i] for i in chosen], version)
 
     def step(self, version: int) -> None:
@@ -89,12 +93,12 @@ class Running:
         rows = [(*r.prompt, *self._slots.sampled(r.slot)[0][:-1].tolist()) for r in requests]
         self._model.clear()
         order: list[int] = []
-        for chosen in self._model.passes([len(row) for row in rows]):
+        for chosen in self._model.passes(rows):
             before = self._model.flops
             self._model.prefill([rows[i] for i in chosen], range(len(chosen)))
             share = (self._model.flops - before) / len(chosen)
-            for i in chosen:
-                requests[i].computed += len(rows[i])
+            for i, known in zip(chosen, self._model.known, strict=True):
+                requests[i].computed += len(rows[i]) - known
                 requests[i].prefill_flops += share
             order += chosen
         self._ids = self._ids[order]
@@ -105,15 +109,15 @@ class Running:
         owner = [i for i, group in enumerate(groups) for _ in group]
         logits = self._model.prefill([group[0].prompt for group in groups], owner)
         share = (self._model.flops - before) / len(owner)
-        for group in groups:
+        for group, known in zip(groups, self._model.known, strict=True):
             length = len(group[0].prompt)
             for request in group:
                 request.cached, request.prefill_flops = length, share
                 request.spent, request.slot = self._spent, self._free.pop()
                 self._live[request.slot] = request
+                self.held += request.held
                 self._slots.admit(request.slot, request.sampling, request.limit)
-            group[0].cached = 0 if group is groups[0] else self._model.shared
-            group[0].computed = length - group[0].cached
+            group[0].cached, group[0].computed = known, length - known
         slots = [request.slot for group in groups for request in group]
         self._ids = np.concatenate((self._ids, slots))
         self._leave(self._sampled(joined, logits[torch.tensor(owner)], version))
@@ -122,15 +126,24 @@ class Running:
         """Sample for the rows from ``first`` on; which of all rows are still alive."""
         ids = self._ids[first:]
         temperature, uniform = map(torch.from_numpy, self._slots.randomness(ids))
+        logits = logits.cpu() if logits.device.type in SINGLE else logits
         device = logits.device
         tokens, logprobs = draw(logits, temperature.to(device), uniform.to(device))
         drawn = tokens.cpu().numpy(), logprobs.cpu().numpy()
         ended, stopped = self._slots.record(ids, *drawn, version)
         for row in np.flatnonzero(ended).tolist():
+            self._remember(first + row, version)
             self._answer(int(ids[row]), bool(stopped[row]))
         alive = np.ones(len(self._ids), dtype=np.bool_)
         alive[first:] = ~ended
         return alive
+
+    def _remember(self, row: int, version: int) -> None:
+        """Keep what the row was fed where its request wants that and all is of these weights."""
+        request = self._live[int(self._ids[row])]
+        tokens, _, versions = self._slots.sampled(request.slot)
+        if request.sampling.continues and versions[0] == version:
+            self._model.remember(row, (*request.prompt, *tokens[:-1].tolist()))
 
     def _answer(self, slot: int, stopped: bool) -> None:
         request = self._live[slot]
@@ -143,7 +156,7 @@ class Running:
         self._release(slot)
 
     def _release(self, slot: int) -> None:
-        del self._live[slot]
+        self.held -= self._live.pop(slot).held
         self._free.append(slot)
 
     def _leave(self, alive: Mask) -> None:

@@ -6,45 +6,60 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-BLOCK = 256
+from upslope.models.panels import CACHE
 
 
 @torch.inference_mode()
 def draw(
-    logits: Float[Tensor, "row vocabulary"],
+    logits: Float[Tensor, "row block width"],
     temperature: Float[Tensor, " row"],
     uniform: Float[Tensor, " row"],
 ) -> tuple[Int[Tensor, " row"], Float[Tensor, " row"]]:
     """Tokens and their log-probabilities under the temperature; temperature 0 is greedy.
 
-    Inverts the cumulative distribution in two levels, blocks and then one block's tokens, with
-    sums in double precision. ``uniform`` is double, in [0, 1). Overwrites ``logits`` (float32).
-    A greedy token's log-probability is the one at temperature 1.
+    The vocabulary is in blocks, in order (``panels.blocks``). Inverts the cumulative distribution
+    in two levels, blocks and then one block's tokens, with sums in double precision. ``uniform`` is
+    double, in [0, 1). Overwrites ``logits`` (float32). A greedy token's log-probability is the one
+    at temperature 1.
     """
-    rows, vocabulary = logits.shape
-    block = min(BLOCK, vocabulary)
-    blocks = -(-vocabulary // block)
-    greedy = temperature == 0
-    logits = logits.div_(torch.where(greedy, 1.0, temperature)[:, None])
-    top = logits.amax(-1, keepdim=True)
-    weights = logits.new_empty(rows, blocks * block)
-    weights[:, vocabulary:] = 0
-    torch.sub(logits, top, out=weights[:, :vocabulary]).exp_()
-    parts = weights.view(rows, blocks, block)
-    cumulative = parts.sum(-1).double().cumsum(-1)
+    rows, width = torch.arange(len(logits), device=logits.device), logits.shape[-1]
+    greedy = (temperature == 0)[:, None]
+    top, sums = _weigh(logits, torch.where(greedy, 1.0, temperature[:, None]))
+    share = (top - top.amax(-1, keepdim=True)).double().exp_()  # of a weight 1 in each block
+    cumulative = (sums.double() * share).cumsum(-1)
     total = cumulative[:, -1:]
     if not bool(total.isfinite().all()):
         raise ArithmeticError(
             "the engine's logits are not finite: look at the weights it was given"
         )
     chosen, rest = _invert(cumulative, uniform[:, None] * total)
-    inside = parts[torch.arange(rows, device=logits.device), chosen[:, 0]]
-    place, _ = _invert(inside.double().cumsum(-1), rest)
-    tokens = (chosen * block + place)[:, 0]
-    if bool(greedy.any()):
-        tokens = torch.where(greedy, logits.argmax(-1), tokens)
-    logprobs = (logits.gather(1, tokens[:, None]) - top).double() - total.log()
-    return tokens, logprobs[:, 0].float()
+    chosen = torch.where(greedy, top.argmax(-1, keepdim=True), chosen)
+    share = share.gather(1, chosen)
+    inside = logits[rows, chosen[:, 0]].double()
+    place, _ = _invert(inside.cumsum(-1), rest / share)
+    place = torch.where(greedy, inside.argmax(-1, keepdim=True), place)
+    logprobs = (inside.gather(1, place) * share / total).log()
+    return (chosen * width + place)[:, 0], logprobs[:, 0].float()
+
+
+def _weigh(logits: Tensor, temperature: Tensor) -> tuple[Tensor, Tensor]:
+    """In place of ``logits``: weights relative to the highest of their block; that logit over the
+    temperature [row, 1], and the sum of the block's weights, both [row, block].
+
+    A few blocks at a time, which stay in the cache from one operation to the next.
+    """
+    blocks = logits.transpose(0, 1)
+    top, sums = logits.new_empty(2, *blocks.shape[:2])
+    cool = bool((temperature != 1).any())
+    part = max(1, CACHE // blocks[0].nbytes) if logits.device.type == "cpu" else len(blocks)
+    for first in range(0, len(blocks), part):
+        some = slice(first, first + part)
+        weights = blocks[some]
+        if cool:
+            weights.div_(temperature)
+        torch.amax(weights, -1, out=top[some]).clamp_(min=torch.finfo(top.dtype).min)
+        torch.sum(weights.sub_(top[some, :, None]).exp_(), -1, out=sums[some])
+    return top.t(), sums.t()
 
 
 def _invert(cumulative: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,8 +1,7 @@
 """Attention over a packed row, registered with transformers so that any of its models can run it.
 
-Root and prefix queries attend causally to what comes before them; suffix queries attend to their
-group's whole prefix and causally within their own suffix. Groups are padded to one shape inside
-attention only.
+Each run attends causally to itself and, where it continues a path, to all of that. What a family's
+runs have in common is multiplied with all of them at once. Padding is inside attention only.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 
-from upslope.models.packing import Layout
+from upslope.models.packing import Block, Layout
 
 NAME = "upslope_packed"
 # Backward FLOPs over forward FLOPs: the fused kernel computes its scores again.
@@ -36,89 +35,107 @@ def attend(
     if layout is None:
         raise ValueError(f"{NAME} attention needs a layout: use it through models.logprobs")
     scale = scaling if scaling is not None else 1 / math.sqrt(query.shape[-1])
-    q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
-    outs = [_prefixes(q, k, v, layout, scale)]
-    if layout.suffix.shape[-1]:
-        outs.append(_suffixes(q, k, v, layout, scale))
-    return torch.cat(outs)[layout.order][None], None
+    # [packed head size], and by block [slot head size]
+    flat = [x[0].transpose(0, 1) for x in (query, key, value)]
+    sizes = [block.slots for block in layout.blocks]
+    parts = zip(*(_slotted(x, layout).split(sizes) for x in flat), strict=True)
+    outs = [
+        _attended(block, q, k, v, (flat[1], flat[2]), scale)
+        for block, (q, k, v) in zip(layout.blocks, parts, strict=True)
+    ]
+    out = torch.cat(outs) if len(outs) > 1 else outs[0]
+    return _unslotted(out, layout)[None], None
 
 
-def shares_scores(layout: Layout, heads: int, kv_heads: int, size: int) -> bool:
-    """Whether suffix scores are smaller than a copy of the prefix's keys and values a row."""
-    return heads * layout.suffix.shape[-1] <= 4 * kv_heads * size
+def shares_scores(block: Block, heads: int, kv_heads: int, size: int) -> bool:
+    """Whether a run's scores are smaller than its own copy of the path's keys and values."""
+    return heads * block.shape[2] <= 4 * kv_heads * size
 
 
-def _prefixes(q: Tensor, k: Tensor, v: Tensor, layout: Layout, scale: float) -> Tensor:
-    """[root + group * rest, head, size]"""
-    root, whole, grouped = layout.root, layout.prefix, q.shape[1] != k.shape[1]
-    rest = whole[:, root:]
-
-    def attended(queries: Tensor, keys: Tensor, mask: Tensor | None) -> Tensor:
-        out = F.scaled_dot_product_attention(
-            q[queries].transpose(1, 2),
-            k[keys].transpose(1, 2),
-            v[keys].transpose(1, 2),
-            mask,
-            is_causal=mask is None,
-            scale=scale,
-            enable_gqa=grouped,
-        )
-        return out.transpose(1, 2).flatten(0, 1)
-
-    if not root:
-        return attended(whole, whole, None)
-    first = attended(whole[:1, :root], whole[:1, :root], None)
-    if not rest.shape[1]:
-        return first
-    before = torch.ones(rest.shape[1], whole.shape[1], dtype=torch.bool, device=q.device)
-    return torch.cat([first, attended(rest, whole, before.tril(root))])
+def _attended(
+    block: Block, q: Tensor, k: Tensor, v: Tensor, packed: tuple[Tensor, Tensor], scale: float
+) -> Tensor:
+    """[slot head size] of one block; ``packed`` are all keys and values."""
+    families, runs, own = block.shape
+    q, k, v = (x.unflatten(0, (families, runs, own)) for x in (q, k, v))
+    if not block.path.shape[1]:
+        return _fused(q, k, v, None, scale)
+    keys, values = (x.index_select(0, block.path.flatten()) for x in packed)
+    keys, values = (x.unflatten(0, block.path.shape) for x in (keys, values))
+    if shares_scores(block, q.shape[3], k.shape[3], q.shape[4]):
+        return _together(q, k, v, keys, values, block.seen, scale)
+    keys, values = (
+        torch.cat([path[:, None].expand(-1, runs, -1, -1, -1), x], 2)
+        for path, x in ((keys, k), (values, v))
+    )
+    causal = torch.ones(own, own, dtype=torch.bool, device=q.device).tril()
+    seen = block.seen[:, None, None].expand(-1, runs, own, -1)
+    mask = torch.cat([seen, causal.expand(families, runs, own, own)], -1)
+    return _fused(q, keys, values, mask.flatten(0, 1)[:, None], scale)
 
 
-def _suffixes(q: Tensor, k: Tensor, v: Tensor, layout: Layout, scale: float) -> Tensor:
-    """[group * member * suffix, head, size]"""
-    if shares_scores(layout, q.shape[1], k.shape[1], q.shape[2]):
-        return _suffixes_sharing(q, k, v, layout, scale)
-    groups, members, length = layout.suffix.shape
-    prefix = layout.prefix.shape[1]
-
-    def keys(x: Tensor) -> Tensor:
-        shared = x[layout.prefix][:, None].expand(groups, members, prefix, *x.shape[1:])
-        own = x[layout.suffix]
-        return torch.cat([shared, own], 2).flatten(0, 1).transpose(1, 2)
-
-    causal = torch.ones(length, length, dtype=torch.bool, device=q.device).tril()
-    seen = layout.prefix_real[:, None, None].expand(groups, members, length, prefix)
-    mask = torch.cat([seen, causal.expand(groups, members, length, length)], -1)
+def _fused(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float) -> Tensor:
+    """Run by run, causal without a mask."""
+    q, k, v = (x.flatten(0, 1).transpose(1, 2) for x in (q, k, v))
+    grouped = q.shape[1] != k.shape[1]
     out = F.scaled_dot_product_attention(
-        q[layout.suffix].flatten(0, 1).transpose(1, 2),
-        keys(k),
-        keys(v),
-        mask.flatten(0, 1)[:, None],
-        scale=scale,
-        enable_gqa=q.shape[1] != k.shape[1],
+        q, k, v, mask, is_causal=mask is None, scale=scale, enable_gqa=grouped
     )
     return out.transpose(1, 2).flatten(0, 1)
 
 
-def _suffixes_sharing(q: Tensor, k: Tensor, v: Tensor, layout: Layout, scale: float) -> Tensor:
-    """The same, one product of all a group's suffix queries with the prefix stored once."""
-    g, m, c = layout.suffix.shape
-    p, kv, size = layout.prefix.shape[1], k.shape[1], k.shape[2]
-    per = q.shape[1] // kv
-    # [group kv per member suffix size]: heads that share keys are neighbours in q.
-    qs = (q[layout.suffix] * scale).view(g, m, c, kv, per, size).permute(0, 3, 4, 1, 2, 5)
-    kp, vp = (x[layout.prefix].transpose(1, 2) for x in (k, v))  # [group kv prefix size]
-    ks, vs = (
-        x[layout.suffix].permute(0, 3, 1, 2, 4) for x in (k, v)
-    )  # [group kv member suffix size]
-    far = (qs.reshape(g, kv, per * m * c, size) @ kp.transpose(-1, -2)).view(g, kv, per, m, c, p)
-    far = far.masked_fill(~layout.prefix_real[:, None, None, None, None], -torch.inf)
-    near = qs @ ks[:, :, None].transpose(-1, -2)
-    later = torch.ones(c, c, dtype=torch.bool, device=q.device).triu(1)
-    weight = torch.cat([far, near.masked_fill(later, -torch.inf)], -1).softmax(-1)
-    out = (weight[..., :p].reshape(g, kv, per * m * c, p) @ vp).view(g, kv, per, m, c, size)
-    out = out + weight[..., p:] @ vs[:, :, None]
-    return out.permute(0, 3, 4, 1, 2, 5).reshape(g * m * c, kv * per, size)
+def _together(
+    q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor, seen: Tensor, scale: float
+) -> Tensor:
+    """One product of all a family's queries with its path."""
+    f, m, c, heads, size = q.shape
+    kv, p, per = k.shape[3], keys.shape[1], heads // k.shape[3]
+    # [family kv run per own size]: heads that share keys are neighbours in q.
+    qs = q.reshape(f, m, c, kv, per, size).permute(0, 3, 1, 4, 2, 5).reshape(f * kv, -1, size)
+    ks, vs = (x.permute(0, 3, 1, 2, 4).reshape(-1, c, size) for x in (k, v))
+    kp, vp = (x.transpose(1, 2).reshape(-1, p, size) for x in (keys, values))
+    unseen = _minus_infinity(~seen, q).repeat_interleave(kv, 0)[:, None]
+    far = torch.baddbmm(unseen, qs, kp.mT, alpha=scale)
+    later = _minus_infinity(torch.ones(c, c, dtype=torch.bool, device=q.device).triu(1), q)
+    qs = qs.reshape(-1, per * c, size)
+    near = torch.baddbmm(later.repeat(per, 1), qs, ks.mT, alpha=scale)
+    weight = torch.cat([far.reshape(-1, per * c, p), near], -1).softmax(-1)
+    far, near = weight.split([p, c], -1)
+    out = far.reshape(f * kv, -1, p) @ vp
+    out = torch.baddbmm(out.reshape(-1, per * c, size), near, vs)
+    return out.view(f, kv, m, per, c, size).permute(0, 2, 4, 1, 3, 5).reshape(-1, heads, size)
+
+
+def _minus_infinity(where: Tensor, like: Tensor) -> Tensor:
+    return torch.zeros_like(where, dtype=like.dtype).masked_fill_(where, -torch.inf)
+
+
+class Reorder(torch.autograd.Function):
+    """Rows ``to`` of x. Its gradient takes each x row from its place ``back``, where there is one
+    alone; a gradient by ``to`` would add up rows, which is slow, and those of padding with them."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, to: Tensor, back: Tensor) -> Tensor:
+        ctx.save_for_backward(back)
+        return x.index_select(0, to)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        (back,) = ctx.saved_tensors
+        return grads[0].index_select(0, back), None, None
+
+
+def _slotted(x: Tensor, layout: Layout) -> Tensor:
+    """[packed ...] to [slot ...]"""
+    if len(layout.packed_of) == len(layout.slot_of):
+        return x
+    out: Tensor = Reorder.apply(x, layout.packed_of, layout.slot_of)  # type: ignore[no-untyped-call]
+    return out
+
+
+def _unslotted(x: Tensor, layout: Layout) -> Tensor:
+    """[slot ...] to [packed ...]; padding is left out."""
+    return x if len(layout.packed_of) == len(layout.slot_of) else x.index_select(0, layout.slot_of)
 
 
 def register() -> None:

@@ -20,6 +20,7 @@ from transformers import DynamicCache
 
 from upslope.models.cohorts import leave
 from upslope.models.fused import fill
+from upslope.models.panels import blocks
 from upslope.models.policy import Policy
 
 PASS_TOKENS = 4096  # of one prefill pass: bounds its activations
@@ -52,7 +53,7 @@ class Cached:
             self._policy.model.set_attn_implementation("sdpa")
         self._peers: list[_Peers] = []
         self.flops = 0  # whole, so that differences do not depend on how much there was before
-        self.shared = 0
+        self.known: list[int] = []
         self._read_head()
 
     def load(self, tensors: Iterable[tuple[str, Tensor]]) -> None:
@@ -64,28 +65,33 @@ class Cached:
         """The weights in use by Hugging Face name."""
         yield from self._policy.tensors()
 
-    def passes(self, lengths: Sequence[int]) -> list[list[int]]:
+    def room(self, prompt: int, limit: int, rows: int) -> int:
+        """Bytes that one of ``rows`` may take; each has a prompt of its own."""
+        return self._policy.token_bytes * (limit + prompt)
+
+    def passes(self, prompts: Sequence[Sequence[int]]) -> list[list[int]]:
         """Which prompts to prefill together: equal lengths, bounded tokens."""
         passes: list[list[int]] = []
-        order = sorted(range(len(lengths)), key=lambda i: lengths[i])
-        for length, same in groupby(order, key=lambda i: lengths[i]):
-            prompts, most = list(same), max(1, PASS_TOKENS // length)
-            passes += [prompts[i : i + most] for i in range(0, len(prompts), most)]
+        order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+        for length, same in groupby(order, key=lambda i: len(prompts[i])):
+            chosen, most = list(same), max(1, PASS_TOKENS // length)
+            passes += [chosen[i : i + most] for i in range(0, len(chosen), most)]
         return passes
 
     @torch.inference_mode()
     def prefill(self, prompts: Sequence[Sequence[int]], owner: Sequence[int]) -> Tensor:
-        """Add rows continuing ``prompts[owner[row]]``; next-token logits [prompts, vocabulary]."""
+        """Add rows continuing ``prompts[owner[row]]``; logits [prompts, blocks, width]."""
         model = self._policy.model
         peers = _Peers(DynamicCache(config=model.config), len(owner), 0)
         logits = self._forward(peers, _two(torch.tensor(prompts, device=model.device)))
         peers.select(torch.tensor(owner, device=model.device))
         self._peers.append(peers)
+        self.known = [0] * len(prompts)
         return logits[: len(prompts)]
 
     @torch.inference_mode()
     def step(self, tokens: Tensor) -> Tensor:
-        """Feed each row its ``tokens`` [rows]; next-token logits [rows, vocabulary]."""
+        """Feed each row its ``tokens`` [rows]; logits [rows, blocks, width]."""
         parts = tokens.to(self._policy.model.device).split([p.rows for p in self._peers])
         return torch.cat(
             [
@@ -101,6 +107,12 @@ class Cached:
         self._peers = [peers for peers, _ in kept]
         return np.concatenate([np.arange(0), *(places for _, places in kept)])
 
+    def remember(self, row: int, tokens: Sequence[int]) -> None:
+        """Nothing: prompts are always computed whole."""
+
+    def rest(self) -> None:
+        """Nothing is kept."""
+
     def clear(self) -> None:
         """Let all rows go."""
         self._peers = []
@@ -112,7 +124,7 @@ class Cached:
         self._head = weight.to(dtype), None if bias is None else bias.to(dtype)
 
     def _forward(self, peers: _Peers, tokens: Tensor) -> Tensor:
-        """Logits [rows, vocabulary] after the last of ``tokens`` [rows, new], in float32."""
+        """Logits [rows, blocks, width] after the last of ``tokens`` [rows, new], in float32."""
         rows, new = tokens.shape
         trunk = self._policy.trunk
         states = trunk(input_ids=tokens, past_key_values=peers.cache, use_cache=True)
@@ -120,7 +132,7 @@ class Cached:
         pairs = rows * new * peers.length
         self.flops += round(self._policy.cost.forward(rows * new, pairs, rows))
         last = states.last_hidden_state[:, -1].to(self._policy.head_dtype)
-        return F.linear(last, *self._head).float()
+        return blocks(F.linear(last, *self._head).float()[None])
 
 
 def _two(rows: Tensor) -> Tensor:

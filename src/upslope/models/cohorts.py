@@ -5,6 +5,7 @@ Storage and the attention that reads it; which request a row belongs to is the e
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from itertools import combinations
 from typing import Protocol, TypeVar
 
@@ -14,7 +15,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-ROOM = 8  # columns a row's own keys begin with; doubled when they are full
+ROOM = 8  # columns a row's own keys begin with; doubled when they are full, up to
+GROWTH = 32  # columns more, or an eighth: what is not used yet is memory, too
 SCALAR = 400  # multiplications below which torch's CPU batch product is a slow scalar loop
 VECTOR = 16  # columns below which its softmax is one
 
@@ -24,71 +26,100 @@ class Cohort:
 
     Prompts lie in a grid of [prompts, width] places, so that all rows of a prompt read its keys in
     one product. Rows' own keys all end at column ``used`` and begin at ``start``, which differs
-    between rows only after a merge.
+    between rows only after a merge. Every layer has its own tensors, so that whatever moves there
+    is one layer of it twice and no more.
     """
 
-    def __init__(self, keys: Tensor, values: Tensor, lengths: Tensor, owner: Tensor) -> None:
-        """Rows that continue prompt ``owner[row]``.
+    def __init__(
+        self, keys: list[Tensor], values: list[Tensor], lengths: Tensor, owner: Tensor
+    ) -> None:
+        """Rows that continue prompt ``owner[row]``. Keys are stored scaled, as scores want them.
 
-        ``keys`` [layers, prompts, kv, size, longest], ``values`` [layers, prompts, kv, longest,
-        size], ``lengths`` [prompts], ``owner`` [rows].
+        Of each layer ``keys`` [prompts, kv, size, longest] and ``values`` [prompts, kv, longest,
+        size]; ``lengths`` [prompts], ``owner`` [rows].
         """
         self.keys, self.values, self.lengths, self.owner = keys, values, lengths, owner
         self.position = lengths[owner]
         self.start = torch.zeros_like(owner)
-        self.used = 0
+        self.used, self.room = 0, ROOM
         self.slots: Tensor | None = None
         self.fill: Tensor | None = None
-        layers, _, kv, size, _ = keys.shape
-        self.own_keys = keys.new_empty(layers, len(owner), kv, ROOM, size)
-        self.own_values = torch.empty_like(self.own_keys)
+        _, kv, size, _ = keys[0].shape
+        self.own_keys = [k.new_empty(len(owner), kv, ROOM, size) for k in keys]
+        self.own_values = [v.new_empty(len(owner), kv, ROOM, size) for v in values]
         self._arrange()
+
+    @property
+    def longest(self) -> int:
+        """Columns of the prompts' keys."""
+        return self.keys[0].shape[-1]
 
     @property
     def pairs(self) -> int:
         """Query-key pairs of one decode step, padding included."""
-        return self.prompts * self.width * self.keys.shape[-1] + self.rows * (self.used + 1)
+        return self.prompts * self.width * self.longest + self.rows * (self.used + 1)
 
     def select(self, order: Tensor) -> None:
         """Keep the rows ``order``, in that order."""
-        rows = len(order)
-        if 2 * rows <= self.own_keys.shape[1]:
-            self.own_keys, self.own_values = self.own_keys[:, order], self.own_values[:, order]
+        rows, used = len(order), self.used
+        moved = (order != torch.arange(rows, device=order.device)).nonzero()[:, 0]
+        if 4 * rows <= 3 * len(self.own_keys[0]):
+            for owns in (self.own_keys, self.own_values):
+                _each(owns, lambda own: own[order])
         else:
-            moved = (order != torch.arange(rows, device=order.device)).nonzero()[:, 0]
-            for own in (self.own_keys, self.own_values):
-                own[:, moved, :, : self.used] = own[:, order[moved], :, : self.used]
+            for own in (*self.own_keys, *self.own_values):
+                own[moved, :, :used] = own[order[moved], :, :used]
         self.owner, self.position = self.owner[order], self.position[order]
         self.start = self.start[order]
         self._arrange()
 
     def absorb(self, other: Cohort) -> None:
-        """Take over another cohort's rows, placed after one's own."""
-        longest = max(self.keys.shape[-1], other.keys.shape[-1])
+        """Take over another cohort's rows, placed after one's own. Nothing is left of the other."""
         both = (self, other)
-        pads = [longest - c.keys.shape[-1] for c in both]
+        ends = [c.longest for c in both]
         used = max(c.used - int(c.start.min()) for c in both)
         starts = [c.start + (used - c.used) for c in both]
-        self.keys = torch.cat([F.pad(c.keys, (0, p)) for c, p in zip(both, pads, strict=True)], 1)
-        self.values = torch.cat(
-            [F.pad(c.values, (0, 0, 0, p)) for c, p in zip(both, pads, strict=True)], 1
-        )
-        own_keys = [_ending_at(c.own_keys[:, : c.rows, :, : c.used], used) for c in both]
-        own_values = [_ending_at(c.own_values[:, : c.rows, :, : c.used], used) for c in both]
-        self.own_keys, self.own_values = torch.cat(own_keys, 1), torch.cat(own_values, 1)
+        self.room = ROOM * -(-(used + 1) // ROOM)
+
+        def recent(own: Tensor, its: Tensor) -> Tensor:
+            pairs = zip(both, (own, its), strict=True)
+            parts = [x[: c.rows, :, max(0, c.used - used) : c.used] for c, x in pairs]
+            return _stacked(parts, 2, self.room, (used, used))
+
+        _merge(self.keys, other.keys, lambda *two: _stacked(two, 3, max(ends), ends))
+        _merge(self.values, other.values, lambda *two: _stacked(two, 2, max(ends), ends))
+        _merge(self.own_keys, other.own_keys, recent)
+        _merge(self.own_values, other.own_values, recent)
         self.owner = torch.cat([self.owner, other.owner + self.prompts])
         self.lengths = torch.cat([self.lengths, other.lengths])
         self.position = torch.cat([self.position, other.position])
         self.start, self.used = torch.cat(starts), used
         self._arrange()
 
+    def read(self, row: int) -> tuple[Tensor, Tensor]:
+        """Keys and values of all that a row was fed: copies, [layers, kv, token, size]."""
+        prompt, own = self.owner[row], slice(int(self.start[row]), self.used)
+        fed = slice(int(self.lengths[prompt]))
+        keys = [
+            torch.cat((shared[prompt, ..., fed].mT, mine[row, :, own]), 1)
+            for shared, mine in zip(self.keys, self.own_keys, strict=True)
+        ]
+        values = [
+            torch.cat((shared[prompt, :, fed], mine[row, :, own]), 1)
+            for shared, mine in zip(self.values, self.own_values, strict=True)
+        ]
+        return torch.stack(keys), torch.stack(values)
+
     def open(self) -> None:
         """Make room for one more token in every row."""
-        room = self.own_keys.shape[3]
-        if self.used == room:
-            self.own_keys = F.pad(self.own_keys, (0, 0, 0, room))
-            self.own_values = F.pad(self.own_values, (0, 0, 0, room))
-            self._mask_own()
+        used, rows = self.used, self.rows
+        if used < self.room:
+            return
+        self.room += min(max(used, ROOM), max(GROWTH, used // 8))
+        more = self.room - used
+        for owns in (self.own_keys, self.own_values):
+            _each(owns, lambda own: F.pad(own[:rows], (0, 0, 0, more)))
+        self._mask_own()
 
     def close(self) -> None:
         """One more token was stored in every row."""
@@ -96,24 +127,24 @@ class Cohort:
         self.position += 1
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Store the new token's ``k`` and ``v`` [rows, kv, size] and attend with scaled ``q``.
+        """Store the new token's ``k`` and ``v`` [rows, kv, size] and attend with ``q``.
 
         ``q`` and the result are [rows, heads, size].
         """
         rows, heads, size = q.shape
         kv, end = k.shape[1], self.used + 1
-        self.own_keys[layer, :rows, :, self.used] = k
-        self.own_values[layer, :rows, :, self.used] = v
+        own_keys, own_values = self.own_keys[layer][:rows], self.own_values[layer][:rows]
+        torch.mul(k, size**-0.5, out=own_keys[:, :, self.used])
+        own_values[:, :, self.used] = v
         q = q.reshape(rows, kv, heads // kv, size)
         far = self._from_prompts(self._to_prompts(q) @ self.keys[layer], self.far_mask)
-        near = q @ self.own_keys[layer, :rows, :, :end].transpose(-1, -2)
+        near = q @ own_keys[:, :, :end].transpose(-1, -2)
         if self.near_mask is not None:
             near += self.near_mask[..., :end]
-        weights = _softmax(torch.cat((far, near), -1))
+        weights = softmax(torch.cat((far, near), -1))
         seen = weights[..., : far.shape[-1]]
         out = self._from_prompts(self._to_prompts(seen) @ self.values[layer], None)
         weights = weights[..., far.shape[-1] :]
-        own_values = self.own_values[layer, :rows]
         if end * heads // kv * size >= SCALAR:
             return (out + weights @ own_values[:, :, :end]).reshape(rows, heads, size)
         for column in range(end):
@@ -144,8 +175,8 @@ class Cohort:
         if 4 * len(live) <= 3 * len(self.lengths):
             self.owner, self.lengths = owner, self.lengths[live]
             longest = int(self.lengths.max())
-            self.keys = self.keys[..., :longest][:, live]
-            self.values = self.values[..., :longest, :][:, live]
+            _each(self.keys, lambda keys: keys[live, :, :, :longest])
+            _each(self.values, lambda values: values[live, :, :longest])
         self.prompts, self.rows = len(self.lengths), len(self.owner)
         rows = torch.arange(self.rows, device=self.owner.device)
         counts = torch.bincount(self.owner, minlength=self.prompts)
@@ -158,11 +189,11 @@ class Cohort:
         fill[slots] = rows
         regular = len(fill) == self.rows and bool((slots == rows).all())
         self.slots, self.fill = (None, None) if regular else (slots, fill)  # None: as they are
-        self.far_mask = _mask(torch.arange(self.keys.shape[-1], device=rows.device), self.lengths)
+        self.far_mask = _mask(torch.arange(self.longest, device=rows.device), self.lengths)
         self._mask_own()
 
     def _mask_own(self) -> None:
-        columns = torch.arange(self.own_keys.shape[3], device=self.start.device)
+        columns = torch.arange(self.room, device=self.start.device)
         self.near_mask = _mask(-columns, 1 - self.start)
 
 
@@ -206,17 +237,13 @@ def closest(cohorts: list[Cohort]) -> tuple[int, int]:
 
     def padding(pair: tuple[int, int]) -> int:
         a, b = cohorts[pair[0]], cohorts[pair[1]]
-        far = (
-            (a.prompts + b.prompts)
-            * max(a.width, b.width)
-            * max(a.keys.shape[-1], b.keys.shape[-1])
-        )
+        far = (a.prompts + b.prompts) * max(a.width, b.width) * max(a.longest, b.longest)
         return far + (a.rows + b.rows) * max(a.used, b.used) - a.pairs - b.pairs
 
     return min(combinations(range(len(cohorts)), 2), key=padding)
 
 
-def _softmax(scores: Tensor) -> Tensor:
+def softmax(scores: Tensor) -> Tensor:
     """Over the last dimension; may overwrite ``scores``."""
     if scores.shape[-1] >= VECTOR:
         return torch.softmax(scores, -1)
@@ -233,11 +260,25 @@ def _mask(columns: Tensor, ends: Tensor) -> Tensor | None:
     return zeros.masked_fill_(hidden, float("-inf"))[:, None, None]
 
 
-def _ending_at(own: Tensor, used: int) -> Tensor:
-    """The last columns moved so that they end at ``used``, with room after; zeros come before."""
-    layers, rows, kv, have, size = own.shape
-    room = ROOM * -(-(used + 1) // ROOM)
-    moved = own.new_zeros(layers, rows, kv, room, size)
-    kept = min(have, used)
-    moved[..., used - kept : used, :] = own[..., have - kept :, :]
-    return moved
+def _each(tensors: list[Tensor], change: Callable[[Tensor], Tensor]) -> None:
+    """Replace one after the other, so that no more than one of them is there twice."""
+    for layer, tensor in enumerate(tensors):
+        tensors[layer] = change(tensor)
+
+
+def _merge(mine: list[Tensor], its: list[Tensor], join: Callable[[Tensor, Tensor], Tensor]) -> None:
+    """Replace mine by what joins both, and let go of the other's, one after the other."""
+    for layer, tensor in enumerate(mine):
+        mine[layer] = join(tensor, its.pop(0))
+
+
+def _stacked(parts: Sequence[Tensor], dim: int, columns: int, ends: Sequence[int]) -> Tensor:
+    """The rows of all parts with so many ``columns`` in ``dim``, zeros but for those before each
+    part's end."""
+    shape = list(parts[0].shape)
+    shape[0], shape[dim] = sum(map(len, parts)), columns
+    out = parts[0].new_zeros(shape)
+    for place, part, end in zip(out.split([len(p) for p in parts]), parts, ends, strict=True):
+        own = part.shape[dim]
+        place.narrow(dim, end - own, own).copy_(part)
+    return out

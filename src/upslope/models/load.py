@@ -132,9 +132,10 @@ def _check_device(device: str) -> None:
     try:
         kind = torch.device(device).type
     except RuntimeError:
-        raise UserError(f"{device!r} is no device: use cpu, cuda or cuda:<number>") from None
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise UserError("this machine has no usable CUDA device: set the device to cpu")
+        raise UserError(f"{device!r} is no device: use cpu, cuda, cuda:<number> or mps") from None
+    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+    if (kind == "cuda" and not cuda) or (kind == "mps" and not mps):
+        raise UserError(f"this machine has no usable {kind.upper()} device: set the device to cpu")
 
 
 def _cast(model: PreTrainedModel, dtype: torch.dtype) -> None:

@@ -1,7 +1,8 @@
 """Log-probabilities and entropy of given tokens, without a full-vocabulary tensor over the batch.
 
-The head runs in ``Policy.head_dtype`` over chunks of the states that predict a needed token, and
-again in the backward pass, which costs its FLOPs once more and keeps its logits out of memory.
+The head runs in ``Policy.head_dtype`` over parts of the vocabulary, on the states that predict a
+needed token, and again in the backward pass, which costs its FLOPs once more and keeps its logits
+out of memory.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from upslope.models.packing import Packed, pack
 from upslope.models.policy import Policy
 from upslope.types import UserError
 
-CHUNK = 128
+LOGITS = 2**22  # 16 MiB: what follows their product then finds them in a cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +36,6 @@ def token_logprobs(
     policy: Policy,
     tokens: Int[Tensor, "row token"],
     length: Int[Tensor, " row"],
-    group: Int[Tensor, " row"],
     needed: Bool[Tensor, "row token"],
     temperature: Float[Tensor, "row token"],
     *,
@@ -43,15 +43,15 @@ def token_logprobs(
 ) -> tuple[Float[Tensor, "row token"], Float[Tensor, "row token"] | None, Work]:
     """log p(token | those before it) where ``needed``, 0 elsewhere, in FP32; entropy in nats.
 
-    ``temperature`` divides the logits, as it did when the tokens were sampled. Rows of one
-    ``group`` compute their common prefix once where the architecture can be packed.
+    ``temperature`` divides the logits, as it did when the tokens were sampled. What rows
+    begin with alike is computed once where the architecture can be packed.
     """
     device = policy.model.device
     needed = needed.clone()
     needed[:, 0] = False  # nothing predicts a row's first token
     where = needed.nonzero(as_tuple=True)
     if policy.packs:
-        packed = pack(tokens, length, group)
+        packed = pack(tokens, length)
         states = _packed_states(policy, packed)
         at = packed.state_of[where]
         work = _packed_work(policy, packed, len(at))
@@ -84,7 +84,7 @@ def prepare(policy: Policy) -> None:
         return
     attention.register()
     tokens = torch.tensor([[1, 2, 3, 4, 5], [1, 2, 4, 3, 0], [2, 1, 3, 5, 4]])
-    length, group = torch.tensor([5, 4, 5]), torch.tensor([0, 0, 1])
+    length = torch.tensor([5, 4, 5])
     needed = torch.arange(5)[None] < length[:, None]
     ones = torch.ones(tokens.shape)
     with torch.no_grad():
@@ -95,7 +95,7 @@ def prepare(policy: Policy) -> None:
         if policy.model.dtype != torch.float32:  # the model's own logits are rounded, too
             exact = max(0.1, float(logits.abs().max()) / 128)
         policy.packs = False
-        padded = token_logprobs(policy, tokens, length, group, needed, ones)[0].cpu()
+        padded = token_logprobs(policy, tokens, length, needed, ones)[0].cpu()
         if not torch.allclose(padded, true, atol=exact):
             raise UserError(
                 f"model {policy.name!r}: {type(policy.model).__name__} changes its logits after the"
@@ -107,7 +107,7 @@ def prepare(policy: Policy) -> None:
         try:
             policy.model.set_attn_implementation(attention.NAME)
             policy.packs = True
-            shared = token_logprobs(policy, tokens, length, group, needed, ones)[0].cpu()
+            shared = token_logprobs(policy, tokens, length, needed, ones)[0].cpu()
             policy.packs = torch.allclose(shared, true, atol=exact)
         except (TypeError, ValueError, RuntimeError, IndexError):
             policy.packs = False  # not an architecture that hands keywords to its attention
@@ -161,23 +161,34 @@ def _padded_states(
 
 
 def _packed_work(policy: Policy, packed: Packed, rows: int) -> Work:
-    cost, (within, across) = policy.cost, packed.layout.pairs()
-    plain = attention.shares_scores(packed.layout, *policy.heads)
-    back = attention.PLAIN_BACKWARD if plain else attention.FUSED_BACKWARD
-    forward = cost.forward(len(packed.tokens), within + across, rows)
-    backward = cost.token_back * len(packed.tokens) + cost.head_back * rows
-    return Work(forward, backward + cost.pair * (attention.FUSED_BACKWARD * within + back * across))
+    cost, pairs, back = policy.cost, 0, 0.0
+    for block in packed.layout.blocks:
+        pairs += block.pairs()
+        plain = block.path.shape[1] and attention.shares_scores(block, *policy.heads)
+        back += block.pairs() * (attention.PLAIN_BACKWARD if plain else attention.FUSED_BACKWARD)
+    forward = cost.forward(len(packed.tokens), pairs, rows)
+    backward = cost.token_back * len(packed.tokens) + cost.head_back * rows + cost.pair * back
+    return Work(forward, backward + _again(policy, len(packed.tokens), pairs))
 
 
 def _padded_work(policy: Policy, rows: int, width: int, heads: int) -> Work:
     cost = policy.cost
     forward = cost.forward(rows * width, rows * width**2, heads)
     backward = cost.token_back * rows * width + cost.head_back * heads
-    return Work(forward, backward + attention.FUSED_BACKWARD * cost.pair * rows * width**2)
+    backward += attention.FUSED_BACKWARD * cost.pair * rows * width**2
+    return Work(forward, backward + _again(policy, rows * width, rows * width**2))
+
+
+def _again(policy: Policy, tokens: int, pairs: int) -> float:
+    """FLOPs of the layers' second forward pass, where they keep nothing of the first."""
+    if not policy.again:
+        return 0.0
+    return policy.again * tokens + policy.cost.pair * pairs
 
 
 class HeadLogprobs(torch.autograd.Function):
-    """states [n hidden] to log-probabilities and entropies [n] of ``targets``, by chunks."""
+    """states [n hidden] to log-probabilities and entropies [n] of ``targets``, by parts of the
+    vocabulary: each part of the weight is read once a pass, and its gradient written once."""
 
     @staticmethod
     def forward(
@@ -190,53 +201,78 @@ class HeadLogprobs(torch.autograd.Function):
         entropy: bool,
         dtype: torch.dtype,
     ) -> tuple[Tensor, Tensor]:
-        head = weight.to(dtype)
-        logprobs = states.new_empty(len(states), dtype=torch.float32)
-        norms, spread = torch.empty_like(logprobs), torch.zeros_like(logprobs)
-        for part in torch.arange(len(states), device=states.device).split(CHUNK):
-            logits = _logits(states[part], head, bias, temperature[part])
-            # The largest logit goes first: near 0 a float is finer than near the logits' size.
-            top = logits.amax(-1)
-            rest = (logits - top[:, None]).exp_().sum(-1).log_()
-            chosen = logits.gather(1, targets[part, None])[:, 0]
-            logprobs[part], norms[part] = (chosen - top) - rest, top + rest
+        top = states.new_full(targets.shape, -torch.inf, dtype=torch.float32)
+        total, chosen, mean = (torch.zeros_like(top) for _ in range(3))
+        for part in _parts(weight, len(states)):
+            logits = _logits(states, weight, bias, temperature, part, dtype)
+            here, column = _targets(targets, part)
+            chosen[here] = logits[here, column]
+            higher = torch.maximum(top, logits.amax(-1))
+            fall = (top - higher).exp_()
+            top = higher
             if entropy:
-                p = (logits - norms[part, None]).exp()
-                spread[part] = norms[part] - (p * logits).sum(-1)
-        ctx.save_for_backward(states, weight, bias, targets, temperature, norms, spread)
+                p = (logits - top[:, None]).exp_()
+                mean = mean * fall + (p * logits).sum(-1)
+            else:
+                p = logits.sub_(top[:, None]).exp_()
+            total = total * fall + p.sum(-1)
+        # The largest logit goes first: near 0 a float is finer than near the logits' size.
+        rest = total.log()
+        spread = top + rest - mean / total if entropy else torch.zeros_like(top)
+        ctx.save_for_backward(states, weight, bias, targets, temperature, top + rest, spread)
         ctx.entropy, ctx.dtype = entropy, dtype
-        return logprobs, spread
+        return (chosen - top) - rest, spread
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         states, weight, bias, targets, temperature, norms, spread = ctx.saved_tensors
-        to_states, head = torch.empty_like(states), weight.to(ctx.dtype)
-        frozen = not ctx.needs_input_grad[1]
-        to_weight = None if frozen else torch.zeros_like(weight, dtype=torch.float32)
-        to_bias = None if bias is None else torch.zeros_like(bias, dtype=torch.float32)
-        for part in torch.arange(len(states), device=states.device).split(CHUNK):
-            logits = _logits(states[part], head, bias, temperature[part])
-            logp = logits.sub_(norms[part, None])
-            p = logp.exp()
-            out = p * -grads[0][part, None]
+        to_states = torch.zeros_like(states, dtype=torch.float32)
+        to_weight = torch.empty_like(weight) if ctx.needs_input_grad[1] else None
+        to_bias = None if bias is None else torch.empty_like(bias)
+        wanted = grads[0] / temperature
+        for part in _parts(weight, len(states)):
+            logits = _logits(states, weight, bias, temperature, part, ctx.dtype)
+            logp = logits.sub_(norms[:, None])
             if ctx.entropy:
                 # dH/dlogit = -p (log p + H)
-                out -= p * (logp + spread[part, None]) * grads[1][part, None]
-            out.scatter_add_(1, targets[part, None], grads[0][part, None])
-            out /= temperature[part, None]
-            to_states[part] = (out.to(head.dtype) @ head).to(states.dtype)
+                p = logp.exp()
+                aside = (logp + spread[:, None]).mul_((grads[1] / temperature)[:, None])
+                out = aside.add_(wanted[:, None]).mul_(p).neg_()
+            else:
+                out = logp.exp_().mul_(-wanted[:, None])
+            here, column = _targets(targets, part)
+            out[here, column] += wanted[here]
+            to_states += out.to(ctx.dtype) @ weight[part].to(ctx.dtype)
             if to_weight is not None:
-                to_weight.addmm_(out.t(), states[part].float())
+                to_weight[part] = out.t() @ states.float()
             if to_bias is not None:
-                to_bias += out.sum(0)
-        to_bias = None if to_bias is None else to_bias.to(bias.dtype)
-        to_weight = None if to_weight is None else to_weight.to(weight.dtype)
-        return to_states, to_weight, to_bias, None, None, None, None
+                to_bias[part] = out.sum(0)
+        return to_states.to(states.dtype), to_weight, to_bias, None, None, None, None
 
 
-def _logits(states: Tensor, head: Tensor, bias: Tensor | None, temperature: Tensor) -> Tensor:
+def _parts(weight: Tensor, states: int) -> Iterator[slice]:
+    """Parts of the vocabulary whose logits take about ``LOGITS`` numbers."""
+    step = max(LOGITS // max(states, 1), 1024)
+    for start in range(0, len(weight), step):
+        yield slice(start, min(start + step, len(weight)))
+
+
+def _targets(targets: Tensor, part: slice) -> tuple[Tensor, Tensor]:
+    """Which states have their target in this part, and where there."""
+    here = ((targets >= part.start) & (targets < part.stop)).nonzero()[:, 0]
+    return here, targets[here] - part.start
+
+
+def _logits(
+    states: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    temperature: Tensor,
+    part: slice,
+    dtype: torch.dtype,
+) -> Tensor:
     """In float32 from here on, whatever the head's product was computed in."""
-    logits = (states.to(head.dtype) @ head.t()).float()
+    logits = (states.to(dtype) @ weight[part].to(dtype).t()).float()
     if bias is not None:
-        logits += bias.float()
+        logits += bias[part].float()
     return logits.div_(temperature[:, None])

@@ -1,52 +1,64 @@
-"""Rows that share a prompt as one packed row: computed once, with where each state is.
+"""Rows that begin alike as one packed row: what they share is computed once, at any depth.
 
-What all rows begin with (few-shot examples, a system prompt) is stored first, once: the root. Then
-each group's common prefix after it, once, and its rows' suffixes; positions restart with each. A
-row's last token predicts nothing, so it is not computed at all.
+In the order of their tokens each row shares with the one before it all that it shares with any
+earlier one. So each adds one run of tokens of its own, which continues a path through earlier
+runs: together a trie. A row's last token predicts nothing, so it is not computed at all.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from upslope.batch import shared_prefix
+from upslope.batch import in_order
+
+Numbers = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """Runs of about equal length. Those of a family continue the same path.
+
+    ``shape`` is families, runs in each and tokens in each, padding included; ``path`` [family
+    path] are packed positions, ``seen`` False on padding. The path of what begins a row is empty.
+    """
+
+    shape: tuple[int, int, int]
+    path: Int[Tensor, "family path"]
+    seen: Bool[Tensor, "family path"]
+
+    @property
+    def slots(self) -> int:
+        """Tokens, padding included."""
+        families, runs, own = self.shape
+        return families * runs * own
+
+    def pairs(self) -> int:
+        """Query-key pairs as computed, padding included."""
+        return self.slots * (self.path.shape[1] + self.shape[2])
 
 
 @dataclass(frozen=True, eq=False)
 class Layout:
-    """Where a packed row's tokens are, as padded indices into it.
+    """Where a packed row's tokens are in its blocks, laid end to end and padded.
 
-    ``prefix`` [group prefix] and ``suffix`` [group member suffix] index the packed row, with
-    ``prefix_real`` and ``suffix_real`` False on padding. The first ``root`` columns of ``prefix``
-    are the same in every group. ``order`` maps each packed position to its place in the
-    concatenation of the root, the rest of the prefixes and the suffixes, flattened.
+    ``packed_of`` [slot] is a packed position (0 on padding), ``slot_of`` [packed] its inverse.
     """
 
-    prefix: Int[Tensor, "group prefix"]
-    prefix_real: Bool[Tensor, "group prefix"]
-    suffix: Int[Tensor, "group member suffix"]
-    suffix_real: Bool[Tensor, "group member suffix"]
-    order: Int[Tensor, " packed"]
-    root: int = 0
+    blocks: tuple[Block, ...]
+    packed_of: Int[Tensor, " slot"]
+    slot_of: Int[Tensor, " packed"]
 
     def to(self, device: torch.device) -> Layout:
         """The same on a device."""
-        moved: dict[str, Any] = {
-            k: v.to(device) for k, v in vars(self).items() if isinstance(v, Tensor)
-        }
-        return replace(self, **moved)
-
-    def pairs(self) -> tuple[int, int]:
-        """Query-key pairs as computed, padding included: within prefixes, and of suffixes."""
-        groups, prefix = self.prefix.shape
-        _, members, suffix = self.suffix.shape
-        within = self.root**2 + groups * (prefix - self.root) * prefix
-        return within, groups * members * suffix * (prefix + suffix)
+        blocks = (replace(b, path=b.path.to(device), seen=b.seen.to(device)) for b in self.blocks)
+        return Layout(tuple(blocks), self.packed_of.to(device), self.slot_of.to(device))
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,37 +72,80 @@ class Packed:
     layout: Layout
 
 
-def pack(
-    tokens: Int[Tensor, "row token"], length: Int[Tensor, " row"], group: Int[Tensor, " row"]
-) -> Packed:
-    """Pack rows: what all begin with once, then each group's common prefix once."""
-    ids = torch.unique(group)
-    members = [(group == g).nonzero()[:, 0] for g in ids]
-    prefixes = [shared_prefix(tokens[rows], length[rows]) for rows in members]
-    extra = length - 1 - torch.tensor(prefixes)[torch.searchsorted(ids, group)]
-    shape = (len(ids), max(len(rows) for rows in members), int(extra.max()))
-    prefix = torch.full((len(ids), max(prefixes)), -1)
-    suffix = torch.full(shape, -1)
-    state_of = torch.full(tokens.shape, -1)
-    ticks = torch.arange(tokens.shape[1])
-    root = min(shared_prefix(tokens, length), *prefixes) if len(ids) > 1 else 0
-    pieces, positions, at = [tokens[0, :root]], [ticks[:root]], root
-    for g, (rows, shared) in enumerate(zip(members, prefixes, strict=True)):
-        prefix[g, :shared] = torch.cat([ticks[:root], at + ticks[: shared - root]])
-        state_of[rows, 1 : shared + 1] = prefix[g, :shared]
-        pieces.append(tokens[rows[0], root:shared])
-        positions.append(ticks[root:shared])
-        at += shared - root
-        for m, row in enumerate(rows.tolist()):
-            own = int(extra[row])
-            suffix[g, m, :own] = at + ticks[:own]
-            state_of[row, shared + 1 : shared + 1 + own] = at + ticks[:own]
-            pieces.append(tokens[row, shared : shared + own])
-            positions.append(shared + ticks[:own])
-            at += own
-    flat = torch.cat([ticks[:root], prefix[:, root:].flatten(), suffix.flatten()])
-    places = (flat >= 0).nonzero()[:, 0]
-    order = torch.empty(at, dtype=torch.long).scatter_(0, flat[places], places)
-    real = (prefix >= 0, suffix >= 0)
-    layout = Layout(prefix.clamp(min=0), real[0], suffix.clamp(min=0), real[1], order, root)
-    return Packed(torch.cat(pieces), torch.cat(positions), state_of, layout)
+def pack(tokens: Int[Tensor, "row token"], length: Int[Tensor, " row"]) -> Packed:
+    """Pack rows: what several of them begin with is there once."""
+    order, shared = in_order(tokens, length)
+    ends = length.numpy()[order] - 1
+    ticks = np.broadcast_to(np.arange(tokens.shape[1]), tokens.shape)
+    inside = ticks < ends[:, None]
+    fresh = inside & (ticks >= shared[:, None])
+    count = int(fresh.sum())
+    nodes = np.full(fresh.shape, -1)
+    nodes[fresh] = np.arange(count)
+    # A row's shared tokens were added by the nearest row before it that did not share them.
+    nodes = np.maximum.accumulate(nodes)
+    blocks, slot_of, slots = [], np.empty(count, dtype=np.int64), 0
+    for rows in _alike(nodes, shared, ends - shared):
+        block, ids, places = _block(nodes, shared, ends - shared, rows)
+        slot_of[ids] = slots + places
+        slots += block.slots
+        blocks.append(block)
+    # Packed in the order of the blocks: where nothing is padded, slots are packed positions.
+    by_slot = slot_of.argsort()
+    rank = np.empty_like(by_slot)
+    rank[by_slot] = np.arange(count)
+    packed_of = np.zeros(slots, dtype=np.int64)
+    packed_of[slot_of] = rank
+    state_of = np.full(tokens.shape, -1)
+    state_of[order, 1:] = np.where(inside, rank[nodes], -1)[:, :-1]
+    layout = Layout(
+        tuple(replace(b, path=torch.from_numpy(rank)[b.path]) for b in blocks),
+        torch.from_numpy(packed_of),
+        torch.from_numpy(slot_of[by_slot]),
+    )
+    return Packed(
+        torch.from_numpy(tokens.numpy()[order][fresh][by_slot]),
+        torch.from_numpy(ticks[fresh][by_slot]),
+        torch.from_numpy(state_of),
+        layout,
+    )
+
+
+def _alike(nodes: Numbers, shared: Numbers, own: Numbers) -> Iterator[Numbers]:
+    """The rows of each block, family by family."""
+    rows = own.nonzero()[0]
+    parent = np.where(shared > 0, nodes[np.arange(len(nodes)), shared - 1], -1)[rows]
+    _, family, members = np.unique(
+        (parent + 1) * 64 + _size(own[rows]), return_inverse=True, return_counts=True
+    )
+    kind = ((parent < 0) * 64 + _size(own[rows])) * 64 + _size(members)[family]
+    for one in np.unique(kind):
+        chosen = (kind == one).nonzero()[0]
+        yield rows[chosen[family[chosen].argsort(kind="stable")]]
+
+
+def _size(count: Numbers) -> Numbers:
+    """Equal only for counts within a factor of four, which bounds the padding."""
+    sizes: Numbers = np.ceil(np.log2(count + 1) / 2).astype(np.int64)
+    return sizes
+
+
+def _block(
+    nodes: Numbers, shared: Numbers, own: Numbers, rows: Numbers
+) -> tuple[Block, Numbers, Numbers]:
+    """A block of these rows' runs, its path in nodes; each of its nodes, and that one's slot."""
+    last = np.where(shared[rows] > 0, nodes[rows, shared[rows] - 1], -1)
+    first = np.flatnonzero(np.diff(last, prepend=-2))
+    family = np.repeat(np.arange(len(first)), np.diff(first, append=len(rows)))
+    member = np.arange(len(rows)) - first[family]
+    shape = (len(first), int(member.max()) + 1, int(own[rows].max()))
+    ticks = np.arange(shape[2])
+    real = ticks < own[rows, None]
+    ids = nodes[rows, shared[rows]][:, None] + ticks
+    places = ((family * shape[1] + member) * shape[2])[:, None] + ticks
+    heads = rows[first]
+    width = int(shared[heads].max())
+    seen = np.arange(width) < shared[heads, None]
+    path = np.where(seen, nodes[heads, :width], 0)
+    block = Block(shape, torch.from_numpy(path), torch.from_numpy(seen))
+    return block, ids[real], places[real]

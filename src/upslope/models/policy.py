@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.modeling_layers import GradientCheckpointingLayer
 
-from upslope.models import lora
+from upslope.models import flops, lora
 from upslope.models.flops import Cost
+from upslope.types import UserError
 
 
 @dataclass(eq=False)
@@ -21,7 +25,8 @@ class Policy:
     ``eos``: every token id that ends a reply. ``context``: the most tokens a row may have.
     ``packs``: whether ``logprobs.prepare`` found that rows may share their prompts in one pass.
     ``head_dtype``: what logits are computed in. ``rank``: of the adapter that is trained in place
-    of the weights; 0 is none.
+    of the weights; 0 is none. ``again``: FLOPs per token that the backward pass
+    runs a second time, beside attention's.
     """
 
     name: str
@@ -34,6 +39,7 @@ class Policy:
     packs: bool = False
     head_dtype: torch.dtype = torch.float32
     rank: int = 0
+    again: float = 0.0
 
     @property
     def trunk(self) -> nn.Module:
@@ -55,6 +61,14 @@ class Policy:
         size = settings.get("head_dim") or int(config.hidden_size) // heads
         return heads, int(settings.get("num_key_value_heads") or heads), int(size)
 
+    @property
+    def token_bytes(self) -> int:
+        """That a token's keys and values take, in all layers."""
+        _, heads, size = self.heads
+        layers = int(self.model.config.get_text_config().num_hidden_layers)
+        width: int = self.model.dtype.itemsize
+        return 2 * layers * heads * size * width
+
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Parameters by Hugging Face name; a tied head appears once (``types.WeightSource``).
 
@@ -65,6 +79,22 @@ class Policy:
             return
         for name, parameter in self.model.named_parameters():
             yield name, parameter.detach()
+
+    def checkpoint_layers(self, wanted: bool) -> None:
+        """Whether to keep only what goes into each layer, and run it again in the backward pass.
+
+        Raises UserError for an architecture whose layers cannot.
+        """
+        layers = [m for m in self.model.modules() if isinstance(m, GradientCheckpointingLayer)]
+        if wanted and not layers:
+            raise UserError(
+                f"learner.checkpointing: {type(self.model).__name__} cannot run its layers again; "
+                "leave it out, and lower learner.micro_tokens instead"
+            )
+        self.again = flops.again(self.model, layers) if wanted else 0.0
+        for layer in layers:
+            layer.gradient_checkpointing = wanted
+            layer._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
 
     def adapter(self) -> dict[str, Tensor]:
         """The adapter's own weights, by their names in the model; nothing where there is none."""
