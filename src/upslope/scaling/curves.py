@@ -76,10 +76,7 @@ class Curve:
         if not self.by_seed:
             low, high = np.quantile(values[1:], [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
             return Bounds(float(values[0]), float(low), float(high))
-        mean = float(values.mean())
-        error = float(values.std(ddof=1)) / len(values) ** 0.5
-        half = float(stdtrit(len(values) - 1, (1 + LEVEL) / 2)) * error
-        return Bounds(mean, mean - half, mean + half)
+        return over_seeds(values)
 
     def _needed(self, target: float) -> Array:
         """Each unit's compute for a reward, by bisection of its logarithm: all forms rise."""
@@ -91,6 +88,13 @@ class Curve:
             below = self.solved.at(np.exp(middle)[:, None])[:, 0] < target
             low, high = np.where(below, middle, low), np.where(below, high, middle)
         return np.where(never, np.inf, np.exp(high))
+
+
+def over_seeds(values: Array, level: float = LEVEL) -> Bounds:
+    """The mean of two or more seeds' values with its t interval."""
+    mean, error = float(values.mean()), float(values.std(ddof=1)) / len(values) ** 0.5
+    half = float(stdtrit(len(values) - 1, (1 + level) / 2)) * error
+    return Bounds(mean, mean - half, mean + half)
 
 
 def fitted(series: Sequence[Series], law: str = "sigmoid", draws: int = DRAWS) -> Curve:

@@ -2,7 +2,7 @@
 
 A form that is linear in some of its parameters leaves only the others to be searched: on a grid
 scaled to the data every point is a linear least-squares problem, solved for all draws together. The
-best point is then refined with exact derivatives. What intervals mean is ``uncertainty``'s.
+best point is then refined with exact derivatives. What intervals mean is ``curves``'s.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ Params = dict[str, Array]  # by name, a number for each draw
 ROUNDS = 100
 TOGETHER = 64  # draws searched at a time: bounds memory
 FARTHEST = 20.0  # that a positive parameter's logarithm goes from its grid point
+LEAST = 1e-12  # damping
 TINY = 1e-30  # of a complex step: no difference is taken, so none is lost
 
 
@@ -148,7 +149,8 @@ def _searched(law: Law, inputs: Sequence[Array], ys: Array, root: Array, known: 
             rest = rest - values[rows, None] * basis[name][:, None]
         spanned = rest @ q
         best[rows] = ((rest**2).sum(-1) - (spanned**2).sum(-1)).argmin(0)
-        found[rows] = _solved(r[best[rows]], spanned[best[rows], np.arange(len(rows))])
+        picked = spanned[best[rows], np.arange(len(rows))][..., None]
+        found[rows] = (np.linalg.pinv(r[best[rows]]) @ picked)[..., 0]
     params = {k: v.copy() for k, v in known.items()}
     params |= {name: grid[best, i] for i, name in enumerate(axes)}
     return params | dict(zip(free, found.T, strict=True))
@@ -194,24 +196,21 @@ def _refined(
         slopes = np.stack([residual(theta + step).imag / TINY for step in steps], -1)
         gradient = np.einsum("dpi,dp->di", slopes, r)
         normal = np.einsum("dpi,dpj->dij", slopes, slopes)
-        scale = np.einsum("dii->di", normal) + 1e-300
-        ridge = np.eye(len(free)) * (damping[:, None] * scale)[:, None]
-        moved = theta - _solved(normal + ridge, gradient)
+        # In units in which its diagonal is 1 or, where a parameter does nothing, 0: the damping
+        # alone then keeps every draw's system solvable.
+        size = np.sqrt(np.einsum("dii->di", normal))
+        size[size == 0] = 1.0
+        units = (
+            normal / (size[:, :, None] * size[:, None]) + np.eye(len(free)) * damping[:, None, None]
+        )
+        moved = theta - np.linalg.solve(units, (gradient / size)[..., None])[..., 0] / size
         moved = np.where(logs, np.clip(moved, first - FARTHEST, first + FARTHEST), moved)
         now = (residual(moved) ** 2).sum(1)
         better = active & (now < error)
         small = np.abs(moved - theta).max(1) < 1e-12 * (1 + np.abs(theta).max(1))
         active &= ~(better & small) & (damping < 1e12)
         theta[better], error[better] = moved[better], now[better]
-        damping = np.where(better, damping / 10, damping * 10)
+        damping = np.where(better, np.maximum(damping / 10, LEAST), damping * 10)
         if not active.any():
             break
     return Solved(law, {n: (params | named(theta))[n] for n in law.names}, error)
-
-
-def _solved(matrices: Array, right: Array) -> Array:
-    """The solution of each draw's system; no step where one has none."""
-    try:
-        return np.linalg.solve(matrices, right[..., None])[..., 0]
-    except np.linalg.LinAlgError:
-        return np.zeros_like(right)

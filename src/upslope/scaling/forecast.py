@@ -38,7 +38,8 @@ def forecast(
     target: float | None = None,
 ) -> list[str]:
     """The forecast of one run, or of runs that differ in their seeds, in words."""
-    if metric not in METRICS:
+    chosen = next((known for known in METRICS if known == metric), None)
+    if chosen is None:
         raise UserError(f"--metric is one of {', '.join(METRICS)}, not {metric}")
     if law not in CURVES:
         raise UserError(f"--form is one of {', '.join(CURVES)}, not {law}")
@@ -46,10 +47,15 @@ def forecast(
         raise UserError("a run is named twice: seeds must be runs of their own")
     runs = [Run.open(path) for path in paths]
     alike(runs)
-    series = [series_of(run, chosen) for run in runs for chosen in METRICS if chosen == metric]
+    series = [series_of(run, chosen) for run in runs]
     curve = fitted(series, law)
     compute = compute_of(at, curve.end)
-    return [about(curve), *shape(curve), *outlook(curve, compute, target), *trial(series, law)]
+    return [
+        about(curve),
+        f"  {law}: {told(curve)}",
+        *outlook(curve, compute, target),
+        *trial(series, law),
+    ]
 
 
 def past(series: Sequence[Series], law: str, share: float = HALF) -> Past | None:
@@ -98,14 +104,11 @@ def about(curve: Curve) -> str:
     )
 
 
-def shape(curve: Curve) -> Iterator[str]:
+def told(curve: Curve) -> str:
     """The form's parameters, or why a ceiling is not told."""
+    names = curve.solved.law.names
     refused = refusal(curve) if curve.law == "sigmoid" else ""
-    if refused:
-        yield f"  {curve.law}: {refused}"
-        return
-    told = [f"{name} {bounds_text(curve.parameter(name))}" for name in curve.solved.law.names]
-    yield f"  {curve.law}: {', '.join(told)}"
+    return refused or ", ".join(f"{name} {bounds_text(curve.parameter(name))}" for name in names)
 
 
 def outlook(curve: Curve, compute: float, target: float | None) -> Iterator[str]:
@@ -136,8 +139,8 @@ def trial(series: Sequence[Series], law: str) -> Iterator[str]:
     if not found:
         yield "  its past: too few points in the first half of compute to try a forecast on"
         return
-    told = [f"{p.law} {p.error:.3f}" for p in found]
-    yield f"  its past: fitted to the first half, off in the second by (RMS) {', '.join(told)}"
+    errors = [f"{p.law} {p.error:.3f}" for p in found]
+    yield f"  its past: fitted to the first half, off in the second by (RMS) {', '.join(errors)}"
     own = next((p for p in found if p.law == law), None)
     if law == "sigmoid" and own and not own.spoke:
         yield "  at that time it would have refused to speak of a ceiling"

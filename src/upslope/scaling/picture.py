@@ -19,35 +19,37 @@ ACROSS = {"flops": "training compute in {}FLOP", "tokens": "tokens trained on, i
 def picture(title: str, groups: Mapping[str, Sequence[Line]], unit: str) -> str:
     """Sampled accuracy against ``unit``, as SVG."""
     means = {name: mean_of(lines, unit) for name, lines in groups.items()}
-    ends = [x[-1] for x, _, _ in means.values()]
-    values = [float(v) for _, low, high in means.values() for v in (low.min(), high.max())]
+    ends = [x[-1] for x, *_ in means.values()]
+    values = [float(v) for _, _, low, high in means.values() for v in (low.min(), high.max())]
     axes = axes_of(ends, values)
     shapes = [*grid(axes, ACROSS[unit])]
-    for place, (name, (x, low, high)) in enumerate(means.items()):
+    for place, (name, (x, mean, low, high)) in enumerate(means.items()):
         colour, dash = COLOURS[place % len(COLOURS)], DASHES[place // len(COLOURS) % len(DASHES)]
-        shapes += [*band(axes, x, low, high, colour, dash)]
+        shapes += [*band(axes, x, mean, low, high, colour, dash)]
         shapes += [*legend(place, name, colour, dash)]
     return svg(title, "accuracy of each arm", shapes)
 
 
-def mean_of(lines: Sequence[Line], unit: str) -> tuple[Array, Array, Array]:
-    """Where all seeds have been: amounts, and the lowest and highest seed there."""
+def mean_of(lines: Sequence[Line], unit: str) -> tuple[Array, Array, Array, Array]:
+    """Where all seeds have been: amounts, and the mean, lowest and highest seed there."""
     first = max(line.columns[unit][0] for line in lines)
     last = min(line.columns[unit][-1] for line in lines)
     x = np.linspace(first, max(first, last), 80)
     ys = np.array(
         [np.interp(x, line.columns[unit], line.columns["sampled_mean"]) for line in lines]
     )
-    return x, ys.min(0), ys.max(0)
+    return x, ys.mean(0), ys.min(0), ys.max(0)
 
 
-def band(axes: Axes, x: Array, low: Array, high: Array, colour: str, dash: str) -> Iterator[str]:
-    """The seeds' spread, and its middle."""
+def band(
+    axes: Axes, x: Array, mean: Array, low: Array, high: Array, colour: str, dash: str
+) -> Iterator[str]:
+    """The seeds' spread, and their mean."""
     edge = [*zip(x, high, strict=True), *zip(x[::-1], low[::-1], strict=True)]
     points = " ".join(f"{axes.x(a):.1f},{axes.y(b):.1f}" for a, b in edge)
     yield f'<polygon points="{points}" fill="{colour}" opacity="0.16"/>'
-    middle = zip(x, (low + high) / 2, strict=True)
-    points = " ".join(f"{axes.x(a):.1f},{axes.y(b):.1f}" for a, b in middle)
+    line = zip(x, mean, strict=True)
+    points = " ".join(f"{axes.x(a):.1f},{axes.y(b):.1f}" for a, b in line)
     yield (
         f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="2.2" '
         f'stroke-dasharray="{dash}"/>'

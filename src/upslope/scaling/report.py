@@ -7,13 +7,12 @@ from itertools import combinations
 from pathlib import Path
 
 import numpy as np
-from scipy.special import stdtrit
 
 from upslope import machine
 from upslope.estimates import paired
 from upslope.files import replace_file
-from upslope.scaling.curves import fitted, refusal
-from upslope.scaling.forecast import bounds_text
+from upslope.scaling.curves import fitted, over_seeds
+from upslope.scaling.forecast import told
 from upslope.scaling.forms import Array
 from upslope.scaling.picture import picture
 from upslope.scaling.results import FILE, Line, read_results, write_results
@@ -100,9 +99,9 @@ def accuracies(study: Study, groups: Mapping[Arms, Sequence[Line]]) -> Iterator[
     yield f"| {' | '.join(study.axes)} | parameters | sampled | greedy | seeds |"
     yield "|---" * (len(study.axes) + 4) + "|"
     for arms, lines in groups.items():
-        told = [told_at(study, lines, kind) for kind in ("sampled", "greedy")]
+        found = [told_at(study, lines, kind) for kind in ("sampled", "greedy")]
         names = " | ".join(name for _, name in arms)
-        yield f"| {names} | {lines[0].parameters:,.0f} | {' | '.join(told)} | {len(lines)} |"
+        yield f"| {names} | {lines[0].parameters:,.0f} | {' | '.join(found)} | {len(lines)} |"
 
 
 def told_at(study: Study, lines: Sequence[Line], kind: str) -> str:
@@ -112,9 +111,8 @@ def told_at(study: Study, lines: Sequence[Line], kind: str) -> str:
         return "did not come so far"
     if len(found) < 2:
         return f"{100 * found[0]:.1f}%"
-    half = float(stdtrit(len(found) - 1, 0.975)) * found.std(ddof=1) / len(found) ** 0.5
-    mean = found.mean()
-    return f"{100 * mean:.1f}% ({100 * (mean - half):.1f} to {100 * (mean + half):.1f})"
+    mean, low, high = over_seeds(100 * found, 0.95)
+    return f"{mean:.1f}% ({low:.1f} to {high:.1f})"
 
 
 def values_at(study: Study, lines: Sequence[Line], kind: str) -> Array:
@@ -161,7 +159,4 @@ def fits(groups: Mapping[Arms, Sequence[Line]]) -> Iterator[str]:
             yield f"- {label(arms)}: {points} evaluations a run are too few"
             continue
         curve = fitted([line.series() for line in lines])
-        told = refusal(curve) or ", ".join(
-            f"{name} {bounds_text(curve.parameter(name))}" for name in curve.solved.law.names
-        )
-        yield f"- {label(arms)}: {told}"
+        yield f"- {label(arms)}: {told(curve)}"

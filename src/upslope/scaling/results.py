@@ -16,7 +16,7 @@ import numpy as np
 from upslope.files import replace_file
 from upslope.runs import Run
 from upslope.scaling.forms import Array
-from upslope.scaling.series import COMPUTE, WIDTH, Series
+from upslope.scaling.series import COMPUTE, WIDTH, Series, begun
 from upslope.scaling.study import Cell, Study
 from upslope.types import UserError
 
@@ -89,7 +89,7 @@ def _rows(cell: Cell, run: Run) -> Iterator[dict[str, Any]]:
     """A run's evaluations of its last stage."""
     evaluations = run.evaluations()
     stage = evaluations[-1]["stage"]
-    begun = max((r[COMPUTE] for r in run.metrics() if r["stage"] != stage), default=0.0)
+    before = begun(run, stage)
     total, active = parameters(run.path / "model")
     base = {"run": cell.name, **cell.arms, "seed": cell.seed}
     base |= {"parameters": total, "active_parameters": active}
@@ -100,7 +100,7 @@ def _rows(cell: Cell, run: Run) -> Iterator[dict[str, Any]]:
                 **base,
                 "step": row["step"],
                 "flops": row[COMPUTE],
-                "stage_flops": row[COMPUTE] - begun,
+                "stage_flops": row[COMPUTE] - before,
                 "tokens": row.get("ledger/tokens/update", 0.0),
                 "seconds": round(row["ledger/seconds"], 2),
                 "cpu_seconds": round(row["ledger/cpu_seconds"], 2),

@@ -70,7 +70,7 @@ def series_of(run: Run, metric: Metric = "sampled", outcomes: bool = True) -> Se
         error = [row["reward/std"] / row["groups/used"] ** 0.5 for row in rows]
     else:
         error = [(row[f"{key}/high"] - row[f"{key}/low"]) / WIDTH for row in rows]
-    compute = np.array([row[COMPUTE] for row in rows]) - _begun(run, stage)
+    compute = np.array([row[COMPUTE] for row in rows]) - begun(run, stage)
     told = _outcomes(run, stage, metric, rows) if outcomes and metric != "reward" else None
     least = np.median(error) / 10  # a step whose rewards all agree is no certainty
     return Series(str(run.path), metric, compute, mean, np.maximum(error, least), told)
@@ -102,7 +102,7 @@ def _refuse_few(run: Run, metric: Metric, rows: Sequence[Mapping[str, Any]]) -> 
     )
 
 
-def _begun(run: Run, stage: str) -> float:
+def begun(run: Run, stage: str) -> float:
     """Training FLOPs before a stage: those of the last step of the stage before it."""
     before = [row[COMPUTE] for row in run.metrics() if row["stage"] != stage]
     return float(before[-1]) if before else 0.0
