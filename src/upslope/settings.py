@@ -138,7 +138,7 @@ class Checkpoint(Settings):
 class Machine(Settings):
     """What the run may use, and what it costs."""
 
-    threads: Annotated[Number, "threads; 0 is one for each core available"] = 0
+    threads: Annotated[Number, "threads; 0 is one a core, and 1 below 5M parameters"] = 0
     device: Annotated[Literal["auto", "cpu", "cuda", "mps"], "where tensors live"] = "cpu"
     price_per_hour: Annotated[Amount, "what an hour costs; 0 is unpriced"] = 0.0
 
