@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import tomllib
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ def told(code: str, *arguments: str) -> dict[str, Any]:
 def step_seconds(ends: list[tuple[str, float]], stage: str) -> float:
     """Of a stage's steps, the median; ``ends``: when each step of which stage ended."""
     own = [end for name, end in ends if name == stage][1:]
-    return statistics.median(b - a for a, b in zip(own, own[1:], strict=False))
+    return statistics.median(b - a for a, b in pairwise(own))
 
 
 def main() -> None:
