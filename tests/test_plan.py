@@ -63,6 +63,18 @@ def test_an_sft_stage_costs_what_imitation_of_its_replies_costs(made: Session) -
     assert rl.update < rl.imitated < 4 * rl.update
 
 
+def test_a_bound_in_flops_is_one_in_steps() -> None:
+    def stage(*changes: str) -> Sizes:
+        session = Session(read(STAGES, changes), lambda line: None)
+        return sizes(session, session.stages[1])
+
+    step = stage().step
+    by_flops = stage(f"stop.flops={3.5 * step}", "stop.steps=0", "evaluation.every=2")
+    assert (by_flops.steps, by_flops.evaluations) == (4, 3)
+    assert stage(f"stop.flops={3.5 * step}").steps == 4  # the first bound ends it
+    assert stage(f"stop.flops={35 * step}").steps == 10
+
+
 def test_a_later_stage_is_tried_as_long_as_what_was_demonstrated(made: Session) -> None:
     sft, rl = made.stages
     small = _small(made, rl, [sft], parts=2)

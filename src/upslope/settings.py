@@ -121,7 +121,7 @@ class Stop(Settings):
     """When a stage ends: at the first bound reached; 0 is no bound."""
 
     steps: Annotated[Number, "steps"] = 100
-    flops: Annotated[Amount, "FLOPs by the ledger"] = 0.0
+    flops: Annotated[Amount, "training FLOPs by the ledger, evaluations left out"] = 0.0
     hours: Annotated[Amount, "hours elapsed"] = 0.0
     money: Annotated[Amount, "money spent, in the unit of machine.price_per_hour"] = 0.0
     accuracy: Annotated[Share, "sampled accuracy in an evaluation"] = 0.0

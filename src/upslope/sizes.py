@@ -5,7 +5,8 @@ FLOPs are upper bounds: every reply as long as it may be, every row with signal.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
 from upslope.session import Session
 from upslope.stages import Built
@@ -42,7 +43,7 @@ class Sizes:
 
     @property
     def total(self) -> float:
-        """FLOPs of the stage; one step's where ``stop.steps`` does not bound it."""
+        """FLOPs of the stage; one step's where time, money or accuracy alone bound it."""
         return self.all(self.step, self.evaluation)
 
     def all(self, step: float, evaluation: float) -> float:
@@ -70,8 +71,7 @@ def sizes(session: Session, one: Built) -> Sizes:
     filled = forward if learner.updates * learner.epochs > 1 else 0.0
     prefill, decode = sampled(session, groups, members, prompt, reply) if live else (0.0, 0.0)
     held = max(map(len, session.held_out(one).values()))
-    every = stage.evaluation.every
-    return Sizes(
+    found = Sizes(
         name=stage.name,
         problems=groups,
         trajectories=rows,
@@ -83,10 +83,14 @@ def sizes(session: Session, one: Built) -> Sizes:
         update=update * learner.epochs + filled,
         reference=forward if "ref_logprobs" in one.algorithm.needs else 0.0,
         evaluation=sum(sampled(session, held, stage.evaluation.samples + 1, prompt, reply)),
-        evaluations=2 + ((stage.stop.steps - 1) // every if every else 0),
+        evaluations=2,
         steps=stage.stop.steps,
         imitated=imitated,
     )
+    stop, every = stage.stop, stage.evaluation.every
+    steps = min(filter(None, (stop.steps, math.ceil(stop.flops / found.step))), default=0)
+    between = max(0, steps - 1) // every if every else 0
+    return replace(found, steps=steps, evaluations=2 + between)
 
 
 def sampled(
