@@ -24,7 +24,7 @@ from upslope.engines.local import LocalEngine
 from upslope.envs.arithmetic import Arithmetic
 from upslope.launch import prove, train_recipe
 from upslope.recipe import read
-from upslope.rollout import Rows
+from upslope.segments import Rows
 from upslope.selfcheck import prove_prompt, prove_trained
 from upslope.session import Session
 from upslope.types import (
