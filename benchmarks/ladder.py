@@ -30,7 +30,7 @@ import torch
 from upslope.checkpoints import Place
 from upslope.engines.local import LocalEngine
 from upslope.launch import train_stage
-from upslope.machine import prepare_memory
+from upslope.machine import prepare_memory, settled
 from upslope.recipe import dump, read
 from upslope.rollout import Player
 from upslope.runs import Run
@@ -211,7 +211,8 @@ def main() -> None:
         ]
         recipe = read(Path(args.recipe), [*changes, *args.changes])
         session = Session(recipe, lambda line: None)
-        with Run.create(recipe.runs, recipe.name, dump(session.recipe), recipe.seed) as run:
+        saved = dump(session.recipe)
+        with Run.create(recipe.runs, recipe.name, saved, recipe.seed) as run, settled():
             report(asyncio.run(measure(session, run, args.rounds)))
 
 

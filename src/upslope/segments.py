@@ -12,15 +12,16 @@ from upslope.types import Completion, Segment, StopReason, Turn
 
 def answered(prompt: Sequence[int], said: Sequence[Completion]) -> Iterator[Segment]:
     """The segment of each completion of a prompt, as ``Rows`` makes it."""
-    before, first = np.array(prompt, dtype=np.int32), len(prompt)
-    untrained = np.zeros(first, dtype=np.float32), np.full(first, -1, dtype=np.int32)
-    for c in said:
-        yield Segment(
-            np.concatenate((before, c.tokens)),
-            np.arange(first + len(c.tokens)) >= first,
-            np.concatenate((untrained[0], c.logprobs)),
-            np.concatenate((untrained[1], c.versions)),
-        )
+    first = len(prompt)
+    ends = [first + len(c.tokens) for c in said]
+    tokens = np.empty((len(said), max(ends)), dtype=np.int32)
+    tokens[:, :first] = prompt
+    trained = np.arange(max(ends)) >= first
+    logprobs, versions = np.zeros(tokens.shape, np.float32), np.full_like(tokens, -1)
+    for row, (c, end) in enumerate(zip(said, ends, strict=True)):
+        tokens[row, first:end], logprobs[row, first:end] = c.tokens, c.logprobs
+        versions[row, first:end] = c.versions
+        yield Segment(tokens[row, :end], trained[:end], logprobs[row, :end], versions[row, :end])
 
 
 class Rows:
