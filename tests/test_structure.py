@@ -69,7 +69,7 @@ TABLE = {
     "trajectories",
     "assessment": "types checkpoints evaluate ledger measures models recipe result rollout runs "
     "trajectories",
-    "batteries": "types batch grading learner measures selfcheck components recipe models "
+    "batteries": "types batch grading learner measures rollout selfcheck components recipe models "
     "batteries torch numpy",
     "progress": "types recipe rich",
     "stages": "types batch algorithms components engines envs overrides recipe settings sinks",
