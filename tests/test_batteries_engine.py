@@ -91,6 +91,13 @@ class KeepsVersion(Faulty):
         return replace(said, versions=said.versions * 0)
 
 
+class OneSeedForAGroup(Faulty):
+    async def sample_group(
+        self, tokens: Sequence[int], asked: Sequence[Sampling]
+    ) -> list[Completion]:
+        return await self.inner.sample_group(tokens, [asked[0] for _ in asked])
+
+
 @pytest.mark.parametrize(
     ("fault", "said"),
     [
@@ -100,6 +107,7 @@ class KeepsVersion(Faulty):
         (Longer, "asked for 3 tokens, the engine gave 4"),
         (NoStops, "with the stop string"),
         (SeedsByArrival, "other tokens when requests share"),
+        (OneSeedForAGroup, "sample_group gives other completions"),
         (KeepsWeights, "checksum is not that of the weights given"),
         (KeepsVersion, r"sampled with version 1 say {0}"),
     ],

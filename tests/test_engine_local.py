@@ -349,6 +349,39 @@ def test_cancelled_requests_free_their_rows(name: str) -> None:
     assert len(sampled(engine, requests)) == 5
 
 
+def test_a_group_asked_for_at_once_is_what_single_requests_are() -> None:
+    p = policy("llama")  # whose replies end when they want to, so that some wait for the others
+    asked = [Sampling(12, t, seed=s) for s, t in enumerate((1.0, 0.0, 1.5, 1.0))]
+
+    async def play() -> list[list[Completion]]:
+        engine = LocalEngine(p, rows=3)
+        calls = (engine.sample_group(prompt, asked) for prompt in PROMPTS)
+        return await asyncio.gather(*calls)
+
+    for prompt, said in zip(PROMPTS, asyncio.run(play()), strict=True):
+        for one, completion in zip(asked, said, strict=True):
+            same(completion, sampled(LocalEngine(p), [(prompt, one)])[0])
+    assert asyncio.run(LocalEngine(p).sample_group([3], ())) == []
+
+
+def test_a_cancelled_group_frees_its_rows_also_where_some_have_ended() -> None:
+    p = endless()
+    engine = LocalEngine(p, rows=2)
+    asked = [Sampling(limit, seed=limit) for limit in (2, 30, 30)]
+
+    async def play() -> list[Completion]:
+        group = asyncio.create_task(engine.sample_group([3, 4], asked))
+        other = asyncio.create_task(engine.sample_group([5], asked))
+        await until_sampled(engine, 3)
+        group.cancel()
+        return await other
+
+    for one, completion in zip(asked, asyncio.run(play()), strict=True):
+        same(completion, sampled(LocalEngine(p), [([5], one)])[0])
+    assert engine._running.held == 0
+    assert not engine._running.requests
+
+
 def test_a_cancelled_load_lets_the_requests_behind_it_through() -> None:
     p = endless()
     engine = LocalEngine(p)

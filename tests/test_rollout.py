@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -14,15 +15,18 @@ from plays import FORGETFUL, Dialogue, Digits, Echo, asked, chatml, player, user
 from upslope.chat import Chat
 from upslope.engines.local import LocalEngine
 from upslope.engines.scripted import ScriptedEngine
+from upslope.envs.episodes import single_turn
 from upslope.models.load import load
 from upslope.rollout import Player, Thinking
 from upslope.types import (
     Completion,
+    Episode,
     Group,
     Problem,
     Reply,
     Reward,
     Sampling,
+    Segment,
     Trajectory,
     UserError,
     graded,
@@ -157,6 +161,53 @@ def test_a_play_does_not_depend_on_what_is_played_beside_it() -> None:
     crowded = asyncio.run(beside())[1].trajectories[:2]
     assert [t.text for t in alone] == [t.text for t in crowded]
     assert alone[0].text != alone[1].text
+
+
+@dataclass(frozen=True)
+class Opened(Digits):
+    """Digits whose plays are opened one by one, as an env's own ``play`` is."""
+
+    def play(self, problem: Problem) -> AbstractAsyncContextManager[Episode]:
+        return single_turn(self, problem)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.0])
+@pytest.mark.parametrize("rows", [64, 3])
+def test_answers_asked_for_together_are_what_single_plays_are(
+    temperature: float, rows: int
+) -> None:
+    policy = load("ladder:0.1m")
+    chat = Chat(policy.tokenizer, policy.eos)
+    problem = Digits().problems("train")[0]
+    calls = []
+
+    class Counted(LocalEngine):
+        async def sample(self, tokens: Sequence[int], sampling: Sampling) -> Completion:
+            calls.append(sampling)
+            return await super().sample(tokens, sampling)
+
+    def groups(env: Digits) -> Group:
+        return group(Player(Counted(policy, rows), env, chat, 12, temperature), 6, 2, problem)
+
+    together = groups(Digits())
+    assert not calls
+    one_by_one = groups(Opened())
+    assert len(calls) == 6
+    for a, b in zip(together.trajectories, one_by_one.trajectories, strict=True):
+        assert (a.problem, a.visit, a.member, a.turns) == (b.problem, b.visit, b.member, b.turns)
+        assert (a.messages, a.reward, a.facts) == (b.messages, b.reward, b.facts)
+        assert a.usage == b.usage
+        for x, y in zip(a.segments, b.segments, strict=True):
+            for name in ("tokens", "trained", "engine_logprobs", "versions"):
+                mine, its = vars_of(x)[name], vars_of(y)[name]
+                assert mine.dtype == its.dtype
+                assert mine.tobytes() == its.tobytes()
+                assert not mine.flags.writeable
+
+
+def vars_of(segment: Segment) -> dict[str, np.ndarray]:
+    columns = (segment.tokens, segment.trained, segment.engine_logprobs, segment.versions)
+    return dict(zip(("tokens", "trained", "engine_logprobs", "versions"), columns, strict=True))
 
 
 class Breaking(ScriptedEngine):

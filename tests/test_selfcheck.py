@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,16 +24,18 @@ from upslope.engines.local import LocalEngine
 from upslope.envs.arithmetic import Arithmetic
 from upslope.launch import prove, train_recipe
 from upslope.recipe import read
-from upslope.rollout import Rows
+from upslope.segments import Rows, answered
 from upslope.selfcheck import prove_prompt, prove_trained
 from upslope.session import Session
 from upslope.types import (
+    Completion,
     Group,
     Message,
     Problem,
     Reply,
     Reward,
     Sampling,
+    Segment,
     Split,
     Trajectory,
     UserError,
@@ -97,12 +99,12 @@ def test_every_algorithm_passes_at_another_temperature_with_a_penalty(algorithm:
 
 def test_replies_that_are_all_alike_are_no_fault(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where a group says one thing, a high and a low reward leave no gradient to compare."""
-    sound = LocalEngine.sample
+    sound = LocalEngine.sample_group
 
-    async def alike(self: LocalEngine, tokens: Sequence[int], sampling: Sampling) -> Any:
-        return await sound(self, tokens, replace(sampling, seed=0))
+    async def alike(self: LocalEngine, tokens: Sequence[int], asked: Sequence[Sampling]) -> Any:
+        return await sound(self, tokens, [replace(one, seed=0) for one in asked])
 
-    monkeypatch.setattr(LocalEngine, "sample", alike)
+    monkeypatch.setattr(LocalEngine, "sample_group", alike)
     assert list(proven(session())) == CLAIMS
     assert list(proven(session("rollout.max_tokens=1", "check.problems=1"))) == CLAIMS
 
@@ -241,6 +243,15 @@ def test_a_prompt_that_the_tokenizer_cannot_write() -> None:
 
 
 def test_a_prompt_that_is_trained(monkeypatch: pytest.MonkeyPatch) -> None:
+    def faulty(prompt: Sequence[int], said: Sequence[Completion]) -> Iterator[Segment]:
+        for segment in answered(prompt, said):
+            yield replace(segment, trained=np.ones_like(segment.trained))
+
+    monkeypatch.setattr("upslope.rollout.answered", faulty)
+    assert "prompts and replies of the env must not be trained" in fault(session())
+
+
+def test_a_prompt_of_several_turns_that_is_trained(monkeypatch: pytest.MonkeyPatch) -> None:
     sound = Rows._open
 
     def faulty(self: Rows, prompt: Sequence[int]) -> None:
@@ -248,7 +259,8 @@ def test_a_prompt_that_is_trained(monkeypatch: pytest.MonkeyPatch) -> None:
         self.trained = [True] * len(prompt)
 
     monkeypatch.setattr(Rows, "_open", faulty)
-    assert "prompts and replies of the env must not be trained" in fault(session())
+    with pytest.raises(UserError, match="prompts and replies of the env must not be trained"):
+        prove_trained(*dialogue())
 
 
 def dialogue() -> tuple[Group, Chat]:
@@ -314,12 +326,12 @@ def test_a_loss_that_reads_what_it_may_not(
 
 
 def test_an_engine_that_ignores_the_temperature(monkeypatch: pytest.MonkeyPatch) -> None:
-    sound = LocalEngine.sample
+    sound = LocalEngine.sample_group
 
-    async def faulty(self: LocalEngine, tokens: Sequence[int], sampling: Sampling) -> Any:
-        return await sound(self, tokens, replace(sampling, temperature=1.0))
+    async def faulty(self: LocalEngine, tokens: Sequence[int], asked: Sequence[Sampling]) -> Any:
+        return await sound(self, tokens, [replace(one, temperature=1.0) for one in asked])
 
-    monkeypatch.setattr(LocalEngine, "sample", faulty)
+    monkeypatch.setattr(LocalEngine, "sample_group", faulty)
     assert list(proven(session())) == CLAIMS  # at temperature 1 there is nothing to ignore
     assert "its temperature is another one" in fault(session("rollout.temperature=0.7"))
 

@@ -54,7 +54,8 @@ TABLE = {
     "sinks": "types torch? wandb? trackio?",
     "learner": "types batch losses settings steps models torch",
     "grading": "types",
-    "rollout": "types chat envs.episodes grading seeds settings numpy",
+    "segments": "types numpy",
+    "rollout": "types chat envs.episodes grading seeds segments settings",
     "curriculum": "types seeds numpy",
     "demonstrations": "types envs.datasets",
     "sources": "types chat curriculum demonstrations rollout seeds numpy",
@@ -68,7 +69,7 @@ TABLE = {
     "trajectories",
     "assessment": "types checkpoints evaluate ledger measures models recipe result rollout runs "
     "trajectories",
-    "batteries": "types batch grading learner measures selfcheck components recipe models "
+    "batteries": "types batch grading learner measures rollout selfcheck components recipe models "
     "batteries torch numpy",
     "progress": "types recipe rich",
     "stages": "types batch algorithms components engines envs overrides recipe settings sinks",

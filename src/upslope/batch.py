@@ -58,7 +58,7 @@ class Batch:
         played = [(g, t) for g, group in enumerate(groups) for t in group.trajectories]
         for number, (g, trajectory) in enumerate(played):
             for s, segment in enumerate(trajectory.segments):
-                if segment.trained.any():
+                if np.count_nonzero(segment.trained):
                     turns = [t for t in trajectory.turns if t.segment == s]
                     rows.append((segment, turns, number, g, trajectory))
         if not rows:

@@ -60,7 +60,7 @@ def finish(session: Session, run: Run, resumed: Resumed | None = None) -> None:
     """Train to the end; on Ctrl-C say what is kept."""
     try:
         config = tomllib.loads(dump(session.recipe))
-        with feeding(session.recipe.sinks, run.path, config) as feeds:
+        with machine.settled(), feeding(session.recipe.sinks, run.path, config) as feeds:
             stages = [one.stage for one in session.stages]
             session.watches = (*session.watches, *feeds, Worth(run, stages, session.say))
             asyncio.run(train_stages(session, run, resumed))

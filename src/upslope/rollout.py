@@ -6,14 +6,13 @@ import asyncio
 from collections.abc import Coroutine, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
-
-import numpy as np
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from upslope.chat import Chat
-from upslope.envs.episodes import OneAnswer
+from upslope.envs.episodes import OneAnswer, single_turn
 from upslope.grading import SECONDS, blaming, grade
 from upslope.seeds import seed_of
+from upslope.segments import Rows, answered
 from upslope.settings import Rollout
 from upslope.types import (
     Completion,
@@ -24,7 +23,6 @@ from upslope.types import (
     Problem,
     Reply,
     Sampling,
-    Segment,
     StopReason,
     Trajectory,
     Turn,
@@ -32,6 +30,16 @@ from upslope.types import (
 )
 
 T = TypeVar("T")
+
+
+@runtime_checkable
+class SamplesGroups(Protocol):
+    """An engine that takes all requests for one prompt in one call, which costs less than many."""
+
+    async def sample_group(
+        self, tokens: Sequence[int], asked: Sequence[Sampling]
+    ) -> Sequence[Completion]:
+        """What as many calls of ``sample`` give, in order."""
 
 
 @dataclass(frozen=True)
@@ -93,14 +101,52 @@ class Player:
         Draws depend on (seed, phase, problem, visit, member, turn) and nothing else.
         """
         prompt = self.chat.encode(self.chat.messages(problem))
-        trajectories = await together(
-            [self._play(problem, prompt, (visit, m), (seed, phase)) for m in range(size)]
-        )
+        places = [(visit, member) for member in range(size)]
+        if self.thinking is None and vars(type(self.env)).get("play") is single_turn:
+            trajectories = await self._answers(problem, prompt, places, (seed, phase))
+        else:
+            plays = [self._play(problem, prompt, place, (seed, phase)) for place in places]
+            trajectories = await together(plays)
         rewards = await grade(self.env, problem, trajectories, self.grading)
         return Group(
             problem,
             tuple(replace(t, reward=r) for t, r in zip(trajectories, rewards, strict=True)),
         )
+
+    async def _answers(
+        self,
+        problem: Problem,
+        prompt: Sequence[int],
+        places: Sequence[tuple[int, int]],
+        seeds: tuple[int, str],
+    ) -> list[Trajectory]:
+        """What ``_play`` makes of an env that takes one answer, without a task for each play."""
+        asked = [
+            Sampling(
+                self.max_tokens,
+                self.temperature,
+                problem.stop,
+                seed_of(*seeds, problem.id, *place, 0),
+            )
+            for place in places
+        ]
+        if isinstance(self.engine, SamplesGroups):
+            said = await self.engine.sample_group(prompt, asked)
+        else:
+            said = await together([self.engine.sample(prompt, one) for one in asked])
+        segments, messages = answered(prompt, said), self.chat.messages(problem)
+        spoken: dict[bytes, Message] = {}  # members of a group often say the same
+        trajectories = []
+        for (visit, member), segment, c in zip(places, segments, said, strict=True):
+            key = c.tokens.tobytes()
+            if key not in spoken:
+                spoken[key] = self.chat.parse(c.tokens.tolist(), problem.stop)
+            turn = Turn(0, len(prompt), len(segment.tokens), c.stop, self.temperature)
+            dialogue = (*messages, spoken[key])
+            trajectories.append(
+                Trajectory(problem, visit, member, (segment,), (turn,), dialogue, usage=c.usage)
+            )
+        return trajectories
 
     async def _play(
         self,
@@ -207,57 +253,3 @@ async def together(plays: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-
-class Rows:
-    """The segments of a trajectory as they grow; columns always have equal lengths."""
-
-    def __init__(self, prompt: Sequence[int]) -> None:
-        self.segments: list[Segment] = []
-        self.turns: list[Turn] = []
-        self._open(prompt)
-
-    def _open(self, prompt: Sequence[int]) -> None:
-        self.tokens = list(prompt)
-        self.trained = [False] * len(prompt)
-        self.logprobs = [0.0] * len(prompt)
-        self.versions = [-1] * len(prompt)
-
-    def sampled(self, completion: Completion, temperature: float) -> None:
-        """Add a turn's tokens, exactly as the engine sampled them."""
-        start = len(self.tokens)
-        self.tokens += completion.tokens.tolist()
-        self.trained += [True] * len(completion.tokens)
-        self.logprobs += completion.logprobs.tolist()
-        self.versions += completion.versions.tolist()
-        stop = len(self.tokens)
-        self.turns.append(Turn(len(self.segments), start, stop, completion.stop, temperature))
-
-    def ended(self, reason: StopReason) -> None:
-        """Say why the last turn did not go on."""
-        self.turns[-1] = replace(self.turns[-1], stop_reason=reason)
-
-    def rewritten(self, prompt: Sequence[int]) -> None:
-        """Open another segment: the past is another one."""
-        self.segments.append(self._segment())
-        self._open(prompt)
-
-    def extended(self, longer: list[int]) -> None:
-        """Add tokens that were not sampled."""
-        added = len(longer) - len(self.tokens)
-        self.tokens = longer
-        self.trained += [False] * added
-        self.logprobs += [0.0] * added
-        self.versions += [-1] * added
-
-    def closed(self) -> list[Segment]:
-        """All segments, the open one last."""
-        return [*self.segments, self._segment()]
-
-    def _segment(self) -> Segment:
-        return Segment(
-            np.array(self.tokens, dtype=np.int32),
-            np.array(self.trained, dtype=np.bool_),
-            np.array(self.logprobs, dtype=np.float32),
-            np.array(self.versions, dtype=np.int32),
-        )

@@ -45,7 +45,11 @@ def trajectory_row(step: int, stage: str, trajectory: Trajectory) -> dict[str, A
         "version": trajectory.version,
     }
     # Half a surrogate pair is text to Python and JSON, but not to Parquet.
-    return row | {name: str(row[name]).encode("utf-8", "replace").decode() for name in TEXT}
+    texts = {name: str(row[name]) for name in TEXT}
+    return row | {
+        name: text if text.isascii() else text.encode("utf-8", "replace").decode()
+        for name, text in texts.items()
+    }
 
 
 class TrajectoryFiles:

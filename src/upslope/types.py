@@ -201,7 +201,7 @@ class Trajectory:
     @property
     def length(self) -> int:
         """Trained tokens over all segments."""
-        return sum(int(s.trained.sum()) for s in self.segments)
+        return sum(int(np.count_nonzero(s.trained)) for s in self.segments)
 
     @property
     def truncated(self) -> bool:
@@ -211,8 +211,8 @@ class Trajectory:
     @property
     def version(self) -> int:
         """The oldest weight version among its trained tokens."""
-        versions = [s.versions[s.trained] for s in self.segments if s.trained.any()]
-        return min((int(v.min()) for v in versions), default=-1)
+        versions = [s.versions[s.trained].tolist() for s in self.segments]
+        return min((min(v) for v in versions if v), default=-1)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

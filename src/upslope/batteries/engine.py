@@ -11,6 +11,7 @@ import torch
 from upslope.learner import frozen_copy
 from upslope.models.logprobs import prepare, token_logprobs, unpacked
 from upslope.models.policy import Policy, checksum
+from upslope.rollout import SamplesGroups
 from upslope.selfcheck import DRIFT, Proof
 from upslope.types import Completion, Engine, Sampling, UserError
 
@@ -128,6 +129,12 @@ async def _together(engine: Engine, policy: Policy) -> Proof:
         alone = await engine.sample(prompt, Sampling(LENGTH, 1.0, seed=seed))
         if not np.array_equal(alone.tokens, said.tokens):
             raise UserError("the engine samples other tokens when requests share its batches")
+    if isinstance(engine, SamplesGroups):
+        asked = [Sampling(LENGTH, 1.0, seed=seed) for seed in (0, len(prompts) - 1, 0)]
+        group = await engine.sample_group(prompts[0], asked)
+        places = zip(group, (together[0], together[-1], together[0]), strict=True)
+        if not all(np.array_equal(said.tokens, one.tokens) for said, one in places):
+            raise UserError("the engine's sample_group gives other completions than its sample")
     return Proof("concurrent requests are sampled as single ones are", f"{len(prompts)} requests")
 
 

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from upslope import machine
-from upslope.engines.running import Group, Request, Running
+from upslope.engines.running import Call, Group, Request, Running
 from upslope.engines.slots import Slots
 from upslope.engines.stops import Stops
 from upslope.models.cached import Cached
@@ -95,17 +95,31 @@ class LocalEngine:
 
     async def sample(self, tokens: Sequence[int], sampling: Sampling) -> Completion:
         """Continue ``tokens``; UserError where these or the settings cannot be sampled from."""
-        request = self._checked(tuple(map(int, tokens)), sampling)
+        return (await self.sample_group(tokens, (sampling,)))[0]
+
+    async def sample_group(
+        self, tokens: Sequence[int], asked: Sequence[Sampling]
+    ) -> list[Completion]:
+        """What as many calls of ``sample`` give, all at once: small models notice the calls."""
+        prompt = tuple(map(int, tokens))
+        self._check(prompt)
+        if not asked:
+            return []
+        limits = [self._limit(prompt, sampling) for sampling in asked]
+        call = Call(asyncio.get_running_loop().create_future(), len(asked))
+        pairs = enumerate(zip(asked, limits, strict=True))
+        requests = [Request(prompt, one, limit, call, i) for i, (one, limit) in pairs]
         self._start()
-        group = self._joinable.get(request.prompt)
+        group = self._joinable.get(prompt)
         if group is None:
-            group = self._joinable[request.prompt] = []
+            group = self._joinable[prompt] = []
             self._queue.append(group)
-        group.append(request)
+        group += requests
         try:
-            return await request.answer
+            return await call.answers
         except asyncio.CancelledError:
-            self._drop(request)
+            for request in requests:
+                self._drop(request)
             raise
 
     async def load_weights(
@@ -127,7 +141,8 @@ class LocalEngine:
         """Of the weights in use."""
         return checksum(self._model.tensors())
 
-    def _checked(self, prompt: tuple[int, ...], sampling: Sampling) -> Request:
+    def _check(self, prompt: tuple[int, ...]) -> None:
+        """Refuse a prompt that cannot be continued."""
         name, context = self._policy.name, self._policy.context
         if not self._whole:
             raise RuntimeError("the engine's last load of weights failed half way: load them again")
@@ -143,18 +158,21 @@ class LocalEngine:
                 f"the prompt has {len(prompt)} tokens, which leaves no room for a reply in the "
                 f"{context} tokens of context that model {name!r} has: shorten the prompt"
             )
+
+    def _limit(self, prompt: tuple[int, ...], sampling: Sampling) -> int:
+        """The most tokens that a checked prompt's reply may have."""
         if sampling.max_tokens < 1:
             raise UserError(f"max_tokens is {sampling.max_tokens}: ask for at least one token")
         if not 0 <= sampling.temperature < math.inf:
             raise UserError(f"temperature is {sampling.temperature}: give 0 or a positive number")
-        limit = min(sampling.max_tokens, context - len(prompt))
+        limit = min(sampling.max_tokens, self._policy.context - len(prompt))
         room = self._model.room(len(prompt), limit, 1)
         if room > self._budget and room > _available(self._policy.model.device):
             raise UserError(
                 f"a prompt of {len(prompt)} tokens and a reply of {limit} take {room / 2**30:.1f} "
                 "GiB of keys and values, more than is free: lower max_tokens or shorten the prompt"
             )
-        return Request(prompt, sampling, limit, asyncio.get_running_loop().create_future())
+        return limit
 
     async def _load_in_turn(self, source: WeightSource, version: int) -> None:
         self._start()
@@ -254,7 +272,7 @@ class LocalEngine:
         if error is None and not pump.cancelled():
             return
         requests = [*self._running.requests, *(r for group in self._groups() for r in group)]
-        waiting: list[asyncio.Future[Any]] = [request.answer for request in requests]
+        waiting: list[asyncio.Future[Any]] = [request.call.answers for request in requests]
         waiting += [item for item in self._queue if isinstance(item, asyncio.Future)]
         self._reset()
         for future in waiting:

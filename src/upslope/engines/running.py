@@ -7,7 +7,7 @@ Bookkeeping between the model's rows, the slots and the requests; who waits, and
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -23,16 +23,33 @@ SINGLE = {"mps"}  # devices without the float64 that drawing sums in: it is done
 
 
 @dataclass(eq=False, slots=True)
-class Request:
-    """One call of ``sample``, and what it has cost.
+class Call:
+    """Who waits for ``count`` requests; the answers, by place, are given once all are there."""
 
-    ``spent``: the decode FLOPs of a row when the request joined; ``held``: bytes that it may take.
+    answers: asyncio.Future[list[Completion]]
+    count: int
+    said: dict[int, Completion] = field(default_factory=dict)
+
+    def answer(self, place: int, completion: Completion) -> None:
+        """One request has ended."""
+        self.said[place] = completion
+        if len(self.said) == self.count and not self.answers.done():
+            self.answers.set_result([self.said[i] for i in range(self.count)])
+
+
+@dataclass(eq=False, slots=True)
+class Request:
+    """One completion of a prompt, and what it has cost.
+
+    ``place``: which of its ``call``'s requests it is; ``spent``: the decode FLOPs of a row when it
+    joined; ``held``: bytes that it may take.
     """
 
     prompt: tuple[int, ...]
     sampling: Sampling
     limit: int
-    answer: asyncio.Future[Completion]
+    call: Call
+    place: int
     slot: int = -1
     computed: int = 0
     cached: int = 0
@@ -116,10 +133,12 @@ class Running:
                 request.spent, request.slot = self._spent, self._free.pop()
                 self._live[request.slot] = request
                 self.held += request.held
-                self._slots.admit(request.slot, request.sampling, request.limit)
             group[0].cached, group[0].computed = known, length - known
-        slots = [request.slot for group in groups for request in group]
-        self._ids = np.concatenate((self._ids, slots))
+        joining = [request for group in groups for request in group]
+        ids = np.array([request.slot for request in joining])
+        asked = [request.sampling for request in joining]
+        self._slots.admit(ids, asked, [request.limit for request in joining])
+        self._ids = np.concatenate((self._ids, ids))
         self._leave(self._sampled(joined, logits[torch.tensor(owner)], version))
 
     def _sampled(self, first: int, logits: Tensor, version: int) -> Mask:
@@ -141,8 +160,10 @@ class Running:
     def _remember(self, row: int, version: int) -> None:
         """Keep what the row was fed where its request wants that and all is of these weights."""
         request = self._live[int(self._ids[row])]
+        if not request.sampling.continues:
+            return
         tokens, _, versions = self._slots.sampled(request.slot)
-        if request.sampling.continues and versions[0] == version:
+        if versions[0] == version:
             self._model.remember(row, (*request.prompt, *tokens[:-1].tolist()))
 
     def _answer(self, slot: int, stopped: bool) -> None:
@@ -151,8 +172,8 @@ class Running:
         decoded = len(tokens), request.prefill_flops, self._spent - request.spent
         usage = Usage(request.computed, request.cached, *decoded)
         reason: StopReason = "stop" if stopped else "length"
-        if not request.answer.done():
-            request.answer.set_result(Completion(tokens, logprobs, versions, reason, usage))
+        completion = Completion(tokens, logprobs, versions, reason, usage)
+        request.call.answer(request.place, completion)
         self._release(slot)
 
     def _release(self, slot: int) -> None:

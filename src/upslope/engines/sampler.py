@@ -33,11 +33,14 @@ def draw(
             "the engine's logits are not finite: look at the weights it was given"
         )
     chosen, rest = _invert(cumulative, uniform[:, None] * total)
-    chosen = torch.where(greedy, top.argmax(-1, keepdim=True), chosen)
+    some = bool(greedy.any())  # the highest of a row takes as long as all the rest, if it is small
+    if some:
+        chosen = torch.where(greedy, top.argmax(-1, keepdim=True), chosen)
     share = share.gather(1, chosen)
     inside = logits[rows, chosen[:, 0]].double()
     place, _ = _invert(inside.cumsum(-1), rest / share)
-    place = torch.where(greedy, inside.argmax(-1, keepdim=True), place)
+    if some:
+        place = torch.where(greedy, inside.argmax(-1, keepdim=True), place)
     logprobs = (inside.gather(1, place) * share / total).log()
     return (chosen * width + place)[:, 0], logprobs[:, 0].float()
 

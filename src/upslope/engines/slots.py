@@ -5,6 +5,7 @@ A slot is the place a request holds from its admission to its end. No torch: arr
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -33,15 +34,17 @@ class Slots:
         self._logprobs = np.zeros((count, 0), dtype=np.float32)
         self._versions = np.zeros((count, 0), dtype=np.int32)
 
-    def admit(self, slot: int, sampling: Sampling, limit: int) -> None:
-        """Give the slot to a request of at most ``limit`` tokens; draws its uniform numbers."""
-        if limit > self._tokens.shape[1]:
-            self._widen(max(limit, 2 * self._tokens.shape[1]))
-        self.used[slot], self._limit[slot] = 0, limit
-        self._temperature[slot] = sampling.temperature
-        self._stop[slot], self._has_stop[slot] = sampling.stop, bool(sampling.stop)
-        if sampling.temperature > 0:
-            self._uniform[slot, :limit] = self._uniforms(sampling.seed, limit)
+    def admit(self, ids: Ids, asked: Sequence[Sampling], limits: Sequence[int]) -> None:
+        """Give the slots to requests of at most ``limits`` tokens; draws their uniform numbers."""
+        if max(limits) > self._tokens.shape[1]:
+            self._widen(max(*limits, 2 * self._tokens.shape[1]))
+        self.used[ids], self._limit[ids] = 0, limits
+        self._temperature[ids] = [sampling.temperature for sampling in asked]
+        self._has_stop[ids] = [bool(sampling.stop) for sampling in asked]
+        for slot, sampling, limit in zip(ids.tolist(), asked, limits, strict=True):
+            self._stop[slot] = sampling.stop
+            if sampling.temperature > 0:
+                self._uniform[slot, :limit] = self._uniforms(sampling.seed, limit)
 
     def randomness(self, ids: Ids) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
         """Temperatures and the uniform numbers for the next tokens."""
