@@ -35,16 +35,19 @@ def attend(
     if layout is None:
         raise ValueError(f"{NAME} attention needs a layout: use it through models.logprobs")
     scale = scaling if scaling is not None else 1 / math.sqrt(query.shape[-1])
-    # [packed head size], and by block [slot head size]
-    flat = [x[0].transpose(0, 1) for x in (query, key, value)]
+    q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
+    return attended(q, k, v, layout, scale)[None], None
+
+
+def attended(q: Tensor, k: Tensor, v: Tensor, layout: Layout, scale: float) -> Tensor:
+    """Query, key and value [packed head size] to [packed head size]."""
     sizes = [block.slots for block in layout.blocks]
-    parts = zip(*(_slotted(x, layout).split(sizes) for x in flat), strict=True)
+    parts = zip(*(_slotted(x, layout).split(sizes) for x in (q, k, v)), strict=True)
     outs = [
-        _attended(block, q, k, v, (flat[1], flat[2]), scale)
-        for block, (q, k, v) in zip(layout.blocks, parts, strict=True)
+        _attended(block, *part, (k, v), scale)
+        for block, part in zip(layout.blocks, parts, strict=True)
     ]
-    out = torch.cat(outs) if len(outs) > 1 else outs[0]
-    return _unslotted(out, layout)[None], None
+    return _unslotted(torch.cat(outs) if len(outs) > 1 else outs[0], layout)
 
 
 def shares_scores(block: Block, heads: int, kv_heads: int, size: int) -> bool:
