@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +21,6 @@ from upslope.models.attention import attended
 from upslope.models.packing import Packed
 
 FAMILIES = (LlamaForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM)
-T = TypeVar("T")
 Grads = tuple[Tensor | None, ...]
 
 
@@ -79,8 +78,8 @@ def states(model: PreTrainedModel, packed: Packed) -> Tensor:
         matrices = _parameters([own.o_proj, mlp.gate_proj, mlp.up_proj, mlp.down_proj])
         after = layer.post_attention_layernorm.weight
         x = Fed.apply(place.eps, x, out, after, *matrices)  # type: ignore[no-untyped-call]
-    x = Normed.apply(x, trunk.norm.weight, place.eps)  # type: ignore[no-untyped-call]
-    return x
+    out = Normed.apply(x, trunk.norm.weight, place.eps)  # type: ignore[no-untyped-call]
+    return out  # type: ignore[no-any-return]
 
 
 class Embedded(torch.autograd.Function):
@@ -239,15 +238,15 @@ def _pairs(flat: Any) -> list[tuple[Any, Any]]:
 
 def _scale(x: Tensor, eps: float) -> Tensor:
     """One over the root mean square of the last dimension, which stays."""
-    norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    norm: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
     return norm.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
 
 
 def _norm_back(grad: Tensor, unit: Tensor, weight: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
     """Gradients of x and of the weight; ``unit`` is x times ``scale``."""
     both = grad * unit
-    mean = (both @ weight).div_(x_size := unit.shape[-1])[..., None]
-    to_weight = both.reshape(-1, x_size).sum(0)
+    mean = (both @ weight).div_(len(weight))[..., None]
+    to_weight = both.reshape(-1, len(weight)).sum(0)
     to_x = (grad * weight).addcmul_(unit, mean, value=-1).mul_(scale)
     return to_x, to_weight
 

@@ -72,7 +72,7 @@ def adapted(policy: Policy, rank: int, alpha: float, targets: Sequence[str], see
     It has the same model, changed in place: build the engine before, on the model as it was.
     """
     lora.inject(policy.model, policy.name, rank, alpha, targets, seed_of("lora", seed))
-    return replace(policy, rank=rank, lean=False, cost=cost_of(policy.model))
+    return replace(policy, rank=rank, cost=cost_of(policy.model))
 
 
 def save(policy: Policy, folder: Path) -> None:
