@@ -33,6 +33,7 @@ from upslope.envs.prices import Prices
 from upslope.learner import Learner
 from upslope.machine import peak_memory
 from upslope.models.flops import activation_bytes
+from upslope.models.layers import known
 from upslope.models.load import load
 from upslope.models.packing import pack
 from upslope.models.policy import Policy
@@ -92,7 +93,8 @@ def limit(policy: Policy, batch: Batch) -> float:
 
 def packed(policy: Policy, batch: Batch, args: argparse.Namespace) -> Update:
     """Upslope's side: one update, and its gradient's norm."""
-    tokens = args.micro_tokens or fitting_tokens("cpu", activation_bytes(policy.model.config))
+    each = activation_bytes(policy.model.config, lean=known(policy.model))
+    tokens = args.micro_tokens or fitting_tokens("cpu", each)
     settings = Settings(lr=LR, micro_tokens=tokens)
     learner = Learner(policy, settings, lambda phase, flops, tokens: None)
     return lambda: learner.update(batch, GRPO())["update/grad_norm"]

@@ -21,6 +21,7 @@ from upslope.engines.local import LocalEngine
 from upslope.learner import Learner, frozen_copy
 from upslope.ledger import Ledger, Phase
 from upslope.models.flops import activation_bytes
+from upslope.models.layers import known
 from upslope.models.load import adapted, count, load, save
 from upslope.recipe import Recipe
 from upslope.result import Accuracy, StageResult
@@ -78,7 +79,11 @@ class Session:
         if settings.head == "weights":
             self.policy.head_dtype = self.policy.model.dtype
         again = all(one.stage.learner.checkpointing for one in self.stages)
-        self.activations = activation_bytes(self.policy.model.config, checkpointing=again)
+        # An adapter's layers are the modules' own.
+        lean = not recipe.lora.rank and known(self.policy.model)
+        self.activations = activation_bytes(
+            self.policy.model.config, lean=lean, checkpointing=again
+        )
         tokens = settings.micro_tokens or fitting_tokens(self.device, self.activations)
         self.recipe = recipe.model_copy(
             update={

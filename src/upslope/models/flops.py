@@ -105,21 +105,26 @@ def _backward(model: PreTrainedModel, head: nn.Module) -> float:
     return flops
 
 
-def activation_bytes(config: PretrainedConfig, *, checkpointing: bool = False) -> int:
+def activation_bytes(
+    config: PretrainedConfig, *, lean: bool = False, checkpointing: bool = False
+) -> int:
     """Bytes that a token's activations take until the backward pass, in FP32, about.
 
-    With ``checkpointing`` those are what goes into each layer, and one layer's own.
+    ``lean``: in ``models.layers``, not in transformers' modules. With ``checkpointing`` those are
+    what goes into each layer, and one layer's own of the modules.
     """
     text = config.get_text_config()
     settings = text.to_dict()
     heads = int(text.num_attention_heads)
     size = int(settings.get("head_dim") or text.hidden_size // heads)
     kv_heads = int(settings.get("num_key_value_heads") or heads)
-    wide = int(settings.get("intermediate_size") or 4 * text.hidden_size)
+    hidden, layers = int(text.hidden_size), int(text.num_hidden_layers)
+    wide = int(settings.get("intermediate_size") or 4 * hidden)
     taken = int(settings.get("num_experts_per_tok") or 0)
     if taken:
         wide = taken * int(settings.get("moe_intermediate_size") or wide)
         wide += int(settings.get("shared_expert_intermediate_size") or 0)
-    floats = (8 + 4 * taken) * int(text.hidden_size) + 3 * (heads + kv_heads) * size + 4 * wide
-    layers = int(text.num_hidden_layers)
-    return 4 * (floats + layers * int(text.hidden_size) if checkpointing else floats * layers)
+    if lean and not checkpointing:
+        return 4 * layers * (2 * hidden + 4 * (heads + kv_heads) * size + 2 * wide)
+    floats = (8 + 4 * taken) * hidden + 3 * (heads + kv_heads) * size + 4 * wide
+    return 4 * (floats + layers * hidden if checkpointing else floats * layers)

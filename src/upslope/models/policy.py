@@ -24,6 +24,7 @@ class Policy:
 
     ``eos``: every token id that ends a reply. ``context``: the most tokens a row may have.
     ``packs``: whether ``logprobs.prepare`` found that rows may share their prompts in one pass.
+    ``lean``: whether ``layers`` compute that pass in place of the model's own modules.
     ``head_dtype``: what logits are computed in. ``rank``: of the adapter that is trained in place
     of the weights; 0 is none. ``again``: FLOPs per token that the backward pass
     runs a second time, beside attention's.
@@ -37,6 +38,7 @@ class Policy:
     cost: Cost
 
     packs: bool = False
+    lean: bool = False
     head_dtype: torch.dtype = torch.float32
     rank: int = 0
     again: float = 0.0
