@@ -1,7 +1,7 @@
 """Who computes with how many of the machine's threads: sampling, and an update beside it.
 
 torch keeps the number for each calling thread, so each side sets its own: together they never
-have more than there are, but for the one that each needs.
+have more than there are, but for the one that each needs. An engine in another process is told.
 """
 
 from __future__ import annotations
@@ -20,11 +20,18 @@ T = TypeVar("T")
 
 
 class Threads:
-    """``count`` threads. ``sampling`` says whether this process is sampling now."""
+    """``count`` threads. ``sampling`` says whether the machine's own engine is sampling now;
+    ``give`` tells it how many it has, from the event loop's thread.
+    """
 
-    def __init__(self, count: int, sampling: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        count: int,
+        sampling: Callable[[], bool],
+        give: Callable[[int], None] = torch.set_num_threads,
+    ) -> None:
         """The calling thread, whose event loop samples, has all of them."""
-        self.count, self.sampling = count, sampling
+        self.count, self.sampling, self.give = count, sampling, give
         torch.set_num_threads(count)
 
     async def beside(self, update: Callable[[], T]) -> T:
@@ -34,11 +41,11 @@ class Threads:
             self.share()
             return update()
 
-        torch.set_num_threads(max(1, self.count // 2))
+        self.give(max(1, self.count // 2))
         try:
             return await asyncio.to_thread(shared)
         finally:
-            torch.set_num_threads(self.count)
+            self.give(self.count)
 
     def share(self) -> None:
         """In the update's thread, before each pass: all of them, or half beside sampling."""
