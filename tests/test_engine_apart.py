@@ -228,8 +228,8 @@ def test_an_engine_that_cannot_open_says_why() -> None:
 
 
 def test_messages_of_any_size_come_in_order_and_together() -> None:
-    async def play() -> tuple[list[Message], int]:
-        heard, writes, over = list[Message](), 0, asyncio.get_running_loop().create_future()
+    async def play() -> list[Message]:
+        heard, over = list[Message](), asyncio.get_running_loop().create_future()
         here, there = socket.socketpair()
         ours = Wire(here, heard.append, lambda: None)
         theirs = Wire(there, heard.append, lambda: over.set_result(None))
@@ -244,9 +244,9 @@ def test_messages_of_any_size_come_in_order_and_together() -> None:
             await asyncio.sleep(0)
         ours.close()
         await over
-        return heard, writes
+        return heard
 
-    heard, _ = asyncio.run(play())
+    heard = asyncio.run(play())
     assert [number for _, number, _ in heard] == list(range(51))
     assert len(heard[50][2]) == 10**7
 
@@ -390,4 +390,4 @@ def test_it_ends_with_the_run_however_that_ends(tmp_path: Path, sent: signal.Sig
     assert run.returncode != 0
     if sent == signal.SIGINT:
         assert said.decode().strip().endswith("KeyboardInterrupt")
-        assert said.decode().count("Traceback") == 1
+        assert b"serving" not in said, "the engine's process says nothing of it"

@@ -86,7 +86,7 @@ TABLE = {
     "scaling.results": "types files runs scaling numpy",
     "scaling.report": "types estimates files machine scaling numpy scipy",
     "scaling.picture": "curve scaling numpy",
-    "plan": "models session stages torch",
+    "plan": "engines.apart models session stages torch",
     "trial exam": "* !plan !progress !cli",
     "cli": "*",
     "": "launch? machine? recipe? resume? runs?",

@@ -162,7 +162,7 @@ class Session:
         return cpu_seconds() + own
 
     def peak_memory(self) -> int:
-        """The most bytes that this process has held at once, and its engine's the most of its."""
+        """The most bytes that this process has held at once, and the most that its engine's has."""
         own = self.engine.peak_memory if isinstance(self.engine, ApartEngine) else 0
         return machine.peak_memory() + own
 

@@ -71,8 +71,8 @@ class ApartEngine:
 
     @property
     def peak_memory(self) -> int:
-        """The most bytes the process is known to have held at once."""
-        return self._spent[1]
+        """The most bytes the process is known to have held at once, besides what it shares."""
+        return max(0, self._spent[1] - self._weights.size)
 
     async def sample(self, tokens: Sequence[int], sampling: Sampling) -> Completion:
         """Continue ``tokens``; UserError where these or the settings cannot be sampled from."""

@@ -34,6 +34,7 @@ class SharedWeights:
             length = math.prod(shape) * dtype.itemsize
             places[name] = slice(size, size + length)
             size += -(-length // ALIGNED) * ALIGNED
+        self.size = size  # in bytes
         self.file = _unnamed(size) if file < 0 else file
         weakref.finalize(self, os.close, self.file)  # what is mapped stays so
         flat = torch.frombuffer(mmap.mmap(self.file, size), dtype=torch.uint8)
