@@ -14,6 +14,7 @@ from typing import Any
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from upslope.engines.apart import ApartEngine
 from upslope.engines.local import LocalEngine
 from upslope.envs.arithmetic import Arithmetic
 from upslope.envs.episodes import single_turn
@@ -96,6 +97,10 @@ class FullLength:
     def open(self, policy: Policy, rows: int) -> LocalEngine:
         """An engine with the policy's weights."""
         return LocalEngine(replace(policy, eos=()), rows)
+
+    def apart(self, policy: Policy, rows: int, threads: int) -> ApartEngine:
+        """An engine like that in a process of its own."""
+        return ApartEngine(replace(policy, eos=()), rows, threads)
 
 
 @cache

@@ -29,6 +29,7 @@ import torch
 
 from upslope.algorithms.grpo import GRPO
 from upslope.batch import Batch
+from upslope.devices import fitting_tokens
 from upslope.envs.prices import Prices
 from upslope.learner import Learner
 from upslope.machine import peak_memory
@@ -37,7 +38,6 @@ from upslope.models.layers import known
 from upslope.models.load import load
 from upslope.models.packing import pack
 from upslope.models.policy import Policy
-from upslope.session import fitting_tokens
 from upslope.settings import Learner as Settings
 from upslope.types import Group, Problem, Reward, Segment, Trajectory, Turn
 

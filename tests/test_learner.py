@@ -251,10 +251,14 @@ def test_only_the_first_update_at_staleness_zero_has_live_old_logprobs():
 
 def test_both_corrections_of_staleness():
     rollout = Rollout(max_staleness=2, importance_cap=3.0)
-    decoupled = optimised(rollout)
+    decoupled = optimised(rollout, updates=2)
     assert decoupled.filled == ["old_logprobs"]
-    assert (decoupled.parts[0].old_logprobs == -0.5).all()
-    assert decoupled.corrections == [rollout]
+    assert all((part.old_logprobs == -0.5).all() for part in decoupled.parts)
+    assert decoupled.corrections == [rollout] * 2
+    once = optimised(rollout)
+    assert once.filled == []  # its own values are the old ones: no extra pass
+    assert once.parts[0].old_logprobs is None
+    assert once.corrections == [rollout]
     seen = optimised(Rollout(max_staleness=2, correction="bypass"))
     (bypass,) = seen.parts
     assert seen.corrections == [None]
@@ -284,6 +288,26 @@ def test_tokens_are_weighed_by_old_over_engine_within_bounds(rollout):
         assert seen["importance/mean"] == pytest.approx(weight, abs=1e-6)
         assert seen["importance/outside_share"] == float(abs(weight - rho) > 1e-6)
         assert seen["importance/effective_share"] == pytest.approx(float(weight > 0))
+
+
+@pytest.mark.parametrize("rollout", WEIGHTS, ids=lambda r: f"{r.importance}-{r.importance_floor}")
+@pytest.mark.parametrize("algorithm", [RLOO(), GRPO()], ids=["rloo", "grpo"])
+def test_a_single_update_is_weighed_by_its_own_values_as_by_filled_ones(rollout, algorithm):
+    """Whatever it is split into: same gradient, and the same metrics but for dead rows."""
+    learner, draw = a_learner(), torch.Generator().manual_seed(0)
+    groups = [group([1.0, 0.0, 0.0], [[4, 5, 6], [7, 8], [5]], id=f"p{i}") for i in range(3)]
+    part = prepared(learner, algorithm, Batch.of(groups))
+    part = learner.fill(part, ["old_logprobs"])
+    apart = torch.randn(part.tokens.shape, generator=draw)
+    filled = replace(part, engine_logprobs=part.old_logprobs + apart)
+    live = replace(filled, old_logprobs=None)
+    expected, told = gradient(learner, filled, algorithm, correction=rollout)
+    for budget in (8, 10_000):
+        got, tally = gradient(learner, live, algorithm, budget, correction=rollout)
+        torch.testing.assert_close(got, expected, atol=1e-7, rtol=1e-5)
+        for name, value in told.metrics().items():
+            assert tally.metrics()[name] == pytest.approx(value, abs=1e-5), name
+    assert 0 < told.metrics()["importance/effective_share"] < 1
 
 
 def test_a_masked_token_stays_in_the_mean_and_rubbish_off_the_trained_ones_is_not_weighed():

@@ -15,10 +15,11 @@ from plays import group_of
 from upslope import machine
 from upslope.algorithms.grpo import GRPO
 from upslope.algorithms.sft import SFT
+from upslope.devices import device_of, fitting_tokens
 from upslope.envs.arithmetic import Arithmetic
 from upslope.recipe import read
 from upslope.runs import Run
-from upslope.session import Session, device_of, fitting_tokens
+from upslope.session import Session
 from upslope.sources import Recorded, Rollouts
 from upslope.types import Reward, Usage, UserError
 

@@ -41,6 +41,7 @@ TABLE = {
     "models": "types batch files seeds snapshots models torch transformers jaxtyping numpy "
     "tokenizers safetensors huggingface_hub gguf filelock peft?",
     "engines.scripted": "types numpy transformers?",
+    "engines.wire": "types",
     "engines": "types engines machine models torch transformers jaxtyping numpy",
     "rewards": "types rewards math_verify?",
     "rewards.worker": "",
@@ -65,6 +66,7 @@ TABLE = {
     "sync": "types ledger learner models",
     "checkpoints": "types batch learner ledger models result settings pydantic torch",
     "threads": "types machine torch",
+    "devices": "machine torch",
     "train": "types batch checkpoints learner ledger measures recipe result runs seeds "
     "trajectories",
     "assessment": "types checkpoints evaluate ledger measures models recipe result rollout runs "
@@ -74,8 +76,8 @@ TABLE = {
     "progress": "types recipe rich",
     "stages": "types batch algorithms components engines envs overrides recipe settings sinks",
     "session": "types assessment chat checkpoints components curriculum demonstrations "
-    "engines.local learner ledger machine models recipe result rollout runs sources stages sync "
-    "threads train torch",
+    "devices engines engines.apart engines.local learner ledger machine models recipe result "
+    "rollout runs sources stages sync threads train torch",
     "launch": "types batch checkpoints curve learner machine models recipe result runs scaling "
     "selfcheck session sinks stages train",
     "resume": "types checkpoints environment launch recipe runs session",
@@ -86,7 +88,7 @@ TABLE = {
     "scaling.report": "types estimates files machine scaling numpy scipy",
     "scaling.picture": "curve scaling numpy",
     "catalogue": "components",
-    "sizes": "session stages",
+    "sizes": "engines.apart session stages",
     "accelerators": "sizes",
     "pace": "types checkpoints recipe runs session settings stages train",
     "plan": "types accelerators models pace session sizes torch",

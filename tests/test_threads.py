@@ -88,6 +88,19 @@ def test_a_small_model_has_one_thread_unless_more_are_asked_for(
     monkeypatch.setattr(machine, "cores", lambda: 2)
     monkeypatch.setattr(threads.os, "getloadavg", lambda: (0.3, 0.0, 0.0))
     assert [resolved(wanted, 600_000, print) for wanted in (0, 1, 2)] == [1, 1, 2]
+    assert resolved(0, 600_000, print, sides=2) == 2  # one that samples beside one that learns
+    assert resolved(1, 600_000, print, sides=2) == 1
+
+
+def test_neither_side_of_a_small_model_has_more_than_one_thread() -> None:
+    before, given = torch.get_num_threads(), list[int]()
+    try:
+        for sampling in (False, True):
+            shared = Threads(2, lambda: sampling, given.append, most=1)  # noqa: B023
+            asyncio.run(shared.beside(lambda: given.append(10 * torch.get_num_threads())))
+    finally:
+        torch.set_num_threads(before)
+    assert given == [1, 10, 1] * 2
 
 
 def test_a_busy_machine_is_told_of_where_threads_would_wait(

@@ -67,6 +67,8 @@ def finish(session: Session, run: Run, resumed: Resumed | None = None) -> None:
     except KeyboardInterrupt:
         session.say(f"stopped: {len(run.metrics())} steps are kept in {run.path}; --resume goes on")
         raise
+    finally:
+        session.close()
 
 
 async def train_stages(session: Session, run: Run, resumed: Resumed | None) -> Result:
@@ -89,7 +91,7 @@ async def train_stages(session: Session, run: Run, resumed: Resumed | None) -> R
         flops=totals.flops,
         seconds=totals.seconds,
         cpu_seconds=totals.cpu_seconds,
-        peak_memory_bytes=machine.peak_memory(),
+        peak_memory_bytes=session.peak_memory(),
         steps=step,
         stopped_by=stages[-1].stopped_by,
         stages=tuple(stages),

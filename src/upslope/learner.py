@@ -100,19 +100,22 @@ class Learner:
         budget: int,
         correction: Rollout | None = None,
     ) -> Tally:
-        """Add the update's gradient to the parameters', in micro-batches of ``budget`` tokens."""
+        """Add the update's gradient to the parameters', in micro-batches of ``budget`` tokens.
+
+        Where ``old_logprobs`` are not there, they are the values of this very pass, detached.
+        """
         tally = Tally()
         batch = replace(batch, weights=algorithm.weights(batch))
         rows = live_rows(batch, algorithm)
-        if correction is not None:
-            batch = corrected(batch, correction, tally)
+        if correction is not None and batch.old_logprobs is not None:
+            batch, correction = corrected(batch, correction, tally), None
         live = batch.rows(rows)
         for rows in live.micro(budget, algorithm.couples):
-            self._accumulate(live.rows(rows), algorithm, tally)
+            self._accumulate(live.rows(rows), algorithm, tally, correction)
         if not len(live):
             # Drift is looked at in every step, also where nothing is to be learned.
             with torch.no_grad():
-                self._score(batch.rows(torch.arange(1)), algorithm, tally)
+                self._score(batch.rows(torch.arange(1)), algorithm, tally, correction)
         tally.live = int(live.trained.sum()) / max(int(batch.trained.sum()), 1)
         return tally
 
@@ -142,16 +145,20 @@ class Learner:
             fill(self.reference.adapter(), state["reference"].items())
 
     def _score(
-        self, part: Batch, algorithm: Algorithm, tally: Tally
+        self, part: Batch, algorithm: Algorithm, tally: Tally, correction: Rollout | None
     ) -> tuple[Outputs, Batch, Work]:
         logprobs, entropy, work = _forward(self.policy, part, "entropy" in algorithm.reads)
         part = with_old(part.to(logprobs.device), logprobs)
         tally.drift(logprobs.detach(), part)
         self.spend("update", work.forward, int(part.length.sum()))
+        if correction is not None:
+            part = corrected(part, correction, tally)
         return Outputs(logprobs, entropy), part, work
 
-    def _accumulate(self, part: Batch, algorithm: Algorithm, tally: Tally) -> None:
-        out, part, work = self._score(part, algorithm, tally)
+    def _accumulate(
+        self, part: Batch, algorithm: Algorithm, tally: Tally, correction: Rollout | None
+    ) -> None:
+        out, part, work = self._score(part, algorithm, tally, correction)
         per_token, metrics = algorithm.loss(out, part)
         assert part.weights is not None
         counts = part.trained & (part.weights != 0)
@@ -195,6 +202,7 @@ class Tally:
         self.total = self.live = 0.0
         self.sums: dict[str, tuple[float, int]] = {}
         self.worst: dict[str, float] = {}
+        self.weights: list[Tensor] = []
 
     def drift(self, logprobs: Tensor, part: Batch) -> None:
         """Engine against learner, and learner now against old, on trained tokens."""
@@ -208,6 +216,12 @@ class Tally:
         for name, values in (("drift/max", apart[~apart.isnan()]), ("ratio/max", rho)):
             if len(values):
                 self.worst[name] = max(self.worst.get(name, 0.0), float(values.max()))
+
+    def importance(self, weights: Tensor, outside: Tensor) -> None:
+        """What trained tokens are weighed by, and which were outside the bounds."""
+        self.add("importance/mean", weights)
+        self.add("importance/outside_share", outside.float())
+        self.weights.append(weights.cpu())
 
     def loss(self, loss: Tensor, metrics: Mapping[str, Tensor], trained: Tensor) -> None:
         """One micro-batch's loss and its algorithm's per-token metrics."""
@@ -225,6 +239,9 @@ class Tally:
         """Means over the tokens seen."""
         means = {name: total / count for name, (total, count) in self.sums.items()}
         totals = {"update/loss": self.total, "update/live_share": self.live}
+        if self.weights:
+            share = losses.effective_share(torch.cat(self.weights))
+            totals["importance/effective_share"] = float(share)
         return {**totals, **means, **self.worst}
 
 
@@ -239,10 +256,7 @@ def corrected(batch: Batch, settings: Rollout, tally: Tally) -> Batch:
     raw = losses.ratio(batch.old_logprobs, engine)
     bounds = (settings.importance_floor, settings.importance_cap)
     weights = losses.bounded(raw, settings.importance, *bounds)
-    seen, outside = weights[batch.trained], (weights != raw)[batch.trained]
-    tally.add("importance/mean", seen)
-    tally.add("importance/outside_share", outside.float())
-    tally.add("importance/effective_share", losses.effective_share(seen)[None])
+    tally.importance(weights[batch.trained], (weights != raw)[batch.trained])
     return replace(batch, weights=batch.weights * weights)
 
 

@@ -17,9 +17,12 @@ from upslope.checkpoints import Checkpoint, Place, write_checkpoint
 from upslope.components import build
 from upslope.curriculum import Curriculum
 from upslope.demonstrations import Demonstration, read_demonstrations
+from upslope.devices import device_of, fitting_tokens
+from upslope.engines import OpensApart
+from upslope.engines.apart import ApartEngine
 from upslope.engines.local import LocalEngine
 from upslope.learner import Learner, frozen_copy
-from upslope.ledger import Ledger, Phase
+from upslope.ledger import Ledger, Phase, cpu_seconds
 from upslope.models.flops import activation_bytes
 from upslope.models.layers import known
 from upslope.models.load import adapted, count, load, save
@@ -30,10 +33,11 @@ from upslope.runs import Run
 from upslope.sources import Recorded, Rollouts
 from upslope.stages import Built, RecordedSettings, RolloutsSettings, built, engine_of
 from upslope.sync import Synchroniser
-from upslope.threads import Threads, resolved
+from upslope.threads import Threads, resolved, small
 from upslope.train import Parts
 from upslope.types import (
     Demonstrates,
+    Engine,
     Group,
     InFlight,
     Problem,
@@ -74,8 +78,11 @@ class Session:
         # An adapter is beside the weights that it began with; the learner's state has its own.
         model = recipe.model if recipe.lora.rank else str(weights or recipe.model)
         self.policy = load(model, recipe.seed, getattr(torch, settings.dtype), self.device, say)
-        threads = resolved(recipe.machine.threads, count(self.policy), say)
-        self.threads = Threads(threads, self.sampling)
+        stale = any(one.stage.rollout.max_staleness for one in self.stages)
+        parameters = count(self.policy)
+        threads = resolved(recipe.machine.threads, parameters, say, sides=1 + stale)
+        most = 1 if stale and small(parameters) else threads
+        self.threads = Threads(threads, self.sampling, self.give, most)
         if settings.head == "weights":
             self.policy.head_dtype = self.policy.model.dtype
         again = all(one.stage.learner.checkpointing for one in self.stages)
@@ -93,9 +100,13 @@ class Session:
         )
         self.stages = built(self.recipe)
         self.chat = Chat(self.policy.tokenizer, self.policy.eos)
-        self.ledger = Ledger(recipe.machine.price_per_hour)
         rows = max(b.stage.rollout.rows for b in self.stages)
-        self.engine = opens.open(self.policy, rows)
+        self.engine: Engine
+        if stale and self.overlaps and isinstance(opens, OpensApart):
+            self.engine = opens.apart(self.policy, rows, self.threads.alone)
+        else:
+            self.engine = opens.open(self.policy, rows)
+        self.ledger = Ledger(recipe.machine.price_per_hour, cpu_clock=self.cpu_seconds)
         self.sync = Synchroniser(self.engine, self.ledger)
         lora = recipe.lora
         if lora.rank:
@@ -138,8 +149,35 @@ class Session:
         self.threads.share()
 
     def sampling(self) -> bool:
-        """Whether this process is sampling now; an engine elsewhere needs none of its threads."""
-        return isinstance(self.engine, LocalEngine) and self.engine.busy
+        """Whether this machine's own engine is at work; one elsewhere needs none of its threads."""
+        return isinstance(self.engine, LocalEngine | ApartEngine) and self.engine.busy
+
+    def give(self, threads: int) -> None:
+        """So many threads to sampling, from the event loop's thread."""
+        if isinstance(self.engine, ApartEngine):
+            self.engine.use(threads)
+        else:
+            torch.set_num_threads(threads)
+
+    @property
+    def overlaps(self) -> bool:
+        """Whether two processes can compute at once. On an accelerator they would share it."""
+        return self.device == "cpu" and self.threads.count > 1
+
+    def cpu_seconds(self) -> float:
+        """Of all this run's processes."""
+        own = self.engine.cpu_seconds if isinstance(self.engine, ApartEngine) else 0.0
+        return cpu_seconds() + own
+
+    def peak_memory(self) -> int:
+        """The most bytes that this process has held at once, and the most that its engine's has."""
+        own = self.engine.peak_memory if isinstance(self.engine, ApartEngine) else 0
+        return machine.peak_memory() + own
+
+    def close(self) -> None:
+        """End what has a process of its own."""
+        if isinstance(self.engine, ApartEngine):
+            self.engine.close()
 
     def source(self, one: Built) -> Source:
         """Where this stage's groups come from."""
@@ -256,22 +294,3 @@ class Session:
             measure,
             checkpoint,
         )
-
-
-def device_of(name: str) -> str:
-    """The device to use; "auto" takes an accelerator where there is one."""
-    if name != "auto":
-        return name
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
-
-
-def fitting_tokens(device: str, per_token: int) -> int:
-    """Tokens whose activations fit into a sixteenth of the memory, and into 1 GiB on a CPU."""
-    room = machine.memory() // 16
-    if device == "cuda":
-        room = torch.cuda.mem_get_info()[0] // 4
-    elif device == "cpu":
-        room = min(room, 2**30)
-    return max(256, min(65536, room // per_token))

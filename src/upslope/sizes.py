@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
+from upslope.engines.apart import ApartEngine
 from upslope.session import Session
 from upslope.stages import Built
 
@@ -131,14 +132,17 @@ def memory(session: Session) -> Memory:
     # The engine keeps a copy of a head that is computed in another dtype.
     cast = head.numel() * policy.head_dtype.itemsize if head.dtype != policy.head_dtype else 0
     reference = any("ref_logprobs" in one.algorithm.needs for one in session.stages)
+    # In a process of its own the engine has Python and the libraries again, and weights come there
+    # through memory that both share.
+    apart = isinstance(session.engine, ApartEngine)
     largest = max(sizes(session, one).tokens for one in session.stages)
     tokens = min(session.recipe.learner.micro_tokens, largest)
     return Memory(
-        process=PROCESS,
+        process=PROCESS * (1 + apart),
         weights=weights,
         gradients=trained,
         optimiser=2 * trained,
-        engine=weights + cast,
+        engine=weights * (1 + apart) + cast,
         reference=trained if reference else 0.0,
         activations=float(session.activations * tokens),
     )

@@ -1,13 +1,14 @@
 """Who computes with how many of the machine's threads: sampling, and an update beside it.
 
 torch keeps the number for each calling thread, so each side sets its own: together they never
-have more than there are, but for the one that each needs.
+have more than there are, but for the one that each needs. An engine in another process is told.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
+import sys
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -24,12 +25,23 @@ SMALL = 5_000_000
 
 
 class Threads:
-    """``count`` threads. ``sampling`` says whether this process is sampling now."""
+    """``count`` threads, of which a side has no more than ``most``.
 
-    def __init__(self, count: int, sampling: Callable[[], bool]) -> None:
+    ``sampling`` says whether the machine's own engine is sampling now; ``give`` tells it how many
+    it has, from the event loop's thread.
+    """
+
+    def __init__(
+        self,
+        count: int,
+        sampling: Callable[[], bool],
+        give: Callable[[int], None] = torch.set_num_threads,
+        most: int = sys.maxsize,
+    ) -> None:
         """The calling thread, whose event loop samples, has all of them."""
-        self.count, self.sampling = count, sampling
-        torch.set_num_threads(count)
+        self.count, self.sampling, self.give = count, sampling, give
+        self.alone = min(count, most)
+        torch.set_num_threads(self.alone)
 
     async def beside(self, update: Callable[[], T]) -> T:
         """Run an update in a thread of its own, while the event loop goes on with half of them."""
@@ -38,25 +50,32 @@ class Threads:
             self.share()
             return update()
 
-        torch.set_num_threads(max(1, self.count // 2))
+        self.give(max(1, min(self.alone, self.count // 2)))
         try:
             return await asyncio.to_thread(shared)
         finally:
-            torch.set_num_threads(self.count)
+            self.give(self.alone)
 
     def share(self) -> None:
         """In the update's thread, before each pass: all of them, or half beside sampling."""
-        wanted = self.count - self.count // 2 if self.sampling() else self.count
+        wanted = self.alone
+        if self.sampling():
+            wanted = min(wanted, self.count - self.count // 2)
         if torch.get_num_threads() != wanted:
             torch.set_num_threads(wanted)
 
 
-def resolved(wanted: int, parameters: int, say: Callable[[str], None]) -> int:
-    """How many a model of so many parameters uses; 0 is one for each core, or one alone for a
+def small(parameters: int) -> bool:
+    """Whether a model of so many parameters is computed faster by one thread than by several."""
+    return parameters < SMALL
+
+
+def resolved(wanted: int, parameters: int, say: Callable[[str], None], sides: int = 1) -> int:
+    """How many a run of ``sides`` processes uses. 0 is one for each core, or one for each side of a
     small model. UserError for more than there are cores."""
     cores = machine.cores()
-    if not wanted and parameters < SMALL:
-        return 1
+    if not wanted and small(parameters):
+        return min(sides, cores)
     if wanted > cores:
         raise UserError(
             f"machine.threads={wanted} is more than the {cores} cores there are, and threads that "

@@ -77,8 +77,8 @@ def optimise(p: Parts, batch: Batch, step: int) -> Metrics:
     """All updates of one rollout batch: advantages once, then epochs of updates."""
     rollout, learner = p.stage.rollout, p.stage.learner
     decoupled = rollout.max_staleness > 0 and rollout.correction == "decoupled"
-    compared = decoupled or learner.updates * learner.epochs > 1
-    columns: list[Column] = ["old_logprobs"] if compared else []
+    several = learner.updates * learner.epochs > 1  # a single update's own values are the old ones
+    columns: list[Column] = ["old_logprobs"] if several else []
     batch = p.learner.fill(batch, sorted({*columns, *p.algorithm.needs}))
     batch = replace(batch, advantages=p.algorithm.advantages(batch))
     if rollout.max_staleness and rollout.correction == "bypass":

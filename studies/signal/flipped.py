@@ -1,4 +1,4 @@
-"""Two-digit addition with a verifier that errs: a share of all training verdicts is the other one."""
+"""Two-digit addition with a verifier that errs: some of its verdicts are turned round."""
 
 from __future__ import annotations
 

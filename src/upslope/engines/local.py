@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from upslope import machine
+from upslope.engines.apart import ApartEngine
 from upslope.engines.running import Call, Group, Request, Running
 from upslope.engines.slots import Slots
 from upslope.engines.stops import Stops
@@ -34,11 +35,15 @@ Turn = asyncio.Future[None]  # of a load that waits for the requests before it
 
 @dataclass(frozen=True)
 class Local:
-    """In the learner's process, with continuous batching. It has no settings of its own."""
+    """With continuous batching, in the learner's process or beside it. It has no settings."""
 
     def open(self, policy: Policy, rows: int) -> LocalEngine:
         """An engine with the policy's weights."""
         return LocalEngine(policy, rows)
+
+    def apart(self, policy: Policy, rows: int, threads: int) -> ApartEngine:
+        """An engine like that in a process of its own."""
+        return ApartEngine(policy, rows, threads)
 
 
 class LocalEngine:
