@@ -29,7 +29,7 @@ from torch import nn
 from upslope.engines.shared import SharedWeights, layout_of
 from upslope.engines.wire import Failure, Message, Wire
 from upslope.models.policy import Policy
-from upslope.types import Completion, InFlight, Sampling, Usage, WeightSource
+from upslope.types import Completion, InFlight, Sampling, StopReason, Usage, WeightSource
 
 FAREWELL = 2.0  # seconds that the process has to end by itself
 OPENING = 0  # the number of the first message
@@ -76,18 +76,16 @@ class ApartEngine:
 
     async def sample(self, tokens: Sequence[int], sampling: Sampling) -> Completion:
         """Continue ``tokens``; UserError where these or the settings cannot be sampled from."""
-        asked = array("q", tokens).tobytes(), SETTINGS(sampling)
-        number, answer = self._ask("sample", asked)
+        return (await self.sample_group(tokens, (sampling,)))[0]
+
+    async def sample_group(
+        self, tokens: Sequence[int], asked: Sequence[Sampling]
+    ) -> list[Completion]:
+        """What as many calls of ``sample`` give, all at once."""
+        content = array("q", tokens).tobytes(), [SETTINGS(one) for one in asked]
+        number, answer = self._ask("sample", content)
         self._sampling.add(number)
-        *columns, stop, usage = await self._answer(number, answer)
-        ids, logprobs, versions = columns
-        return Completion(
-            np.frombuffer(ids, np.int32),
-            np.frombuffer(logprobs, np.float32),
-            np.frombuffer(versions, np.int32),
-            stop,
-            Usage(*usage),
-        )
+        return [_completion(*columns) for columns in await self._answer(number, answer)]
 
     async def load_weights(
         self, source: WeightSource, version: int, in_flight: InFlight = "finish"
@@ -214,6 +212,19 @@ class ApartEngine:
             if not answer.done() and not answer.get_loop().is_closed():
                 answer.set_exception(failure.error())
                 answer.exception()
+
+
+def _completion(
+    ids: bytes, logprobs: bytes, versions: bytes, stop: StopReason, usage: tuple[Any, ...]
+) -> Completion:
+    """From what ``serving`` makes of one."""
+    return Completion(
+        np.frombuffer(ids, np.int32),
+        np.frombuffer(logprobs, np.float32),
+        np.frombuffer(versions, np.int32),
+        stop,
+        Usage(*usage),
+    )
 
 
 def _packed(policy: Policy, layout: Any, rows: int) -> bytes:

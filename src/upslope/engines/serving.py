@@ -11,6 +11,7 @@ import os
 import socket
 import time
 from array import array
+from collections.abc import Sequence
 from functools import partial
 from operator import attrgetter
 from typing import Any
@@ -21,7 +22,7 @@ from upslope import machine
 from upslope.engines.local import LocalEngine
 from upslope.engines.shared import SharedWeights
 from upslope.engines.wire import Failure, Message, Wire
-from upslope.types import Completion, Sampling, Usage
+from upslope.types import Sampling, Usage
 
 USAGE = attrgetter(*Usage.__dataclass_fields__)
 
@@ -79,11 +80,16 @@ class Serving:
             parameter.data = shared[name]
         self.engine = LocalEngine(policy, rows)
 
-    async def sample(self, tokens: bytes, settings: tuple[Any, ...]) -> tuple[Any, ...]:
-        """A completion's columns as bytes, why it stopped, and what it cost."""
-        said: Completion = await self.engine.sample(array("q", tokens), Sampling(*settings))
-        columns = (said.tokens, said.logprobs, said.versions)
-        return *(column.tobytes() for column in columns), said.stop, USAGE(said.usage)
+    async def sample(
+        self, tokens: bytes, asked: Sequence[tuple[Any, ...]]
+    ) -> list[tuple[Any, ...]]:
+        """Of each completion its columns as bytes, why it stopped, and what it cost."""
+        sampling = [Sampling(*settings) for settings in asked]
+        said = await self.engine.sample_group(array("q", tokens), sampling)
+        return [
+            (c.tokens.tobytes(), c.logprobs.tobytes(), c.versions.tobytes(), c.stop, USAGE(c.usage))
+            for c in said
+        ]
 
     def done(self, number: int, task: asyncio.Task[Any]) -> None:
         """Send what became of a message."""
