@@ -153,15 +153,17 @@ class Together(torch.autograd.Function):
 def _by_head(x: Tensor, kv: int) -> Tensor:
     """[family run own head size] to [family kv, run per own, size]: heads that share keys are
     neighbours."""
-    f, size = x.shape[0], x.shape[4]
-    return x.unflatten(3, (kv, -1)).permute(0, 3, 1, 4, 2, 5).reshape(f * kv, -1, size)
+    f, m, c, heads, size = x.shape
+    apart = x.view(f, m, c, kv, heads // kv, size).permute(0, 3, 1, 4, 2, 5)
+    return apart.reshape(f * kv, -1, size)
 
 
 def _by_slot(x: Tensor, shape: torch.Size, kv: int) -> Tensor:
     """Its inverse, to [family run own head size]."""
     f, m, c, heads, size = shape
     apart = x.view(f, kv, m, heads // kv, c, size)
-    return apart.permute(0, 2, 4, 1, 3, 5).reshape(f, m, c, heads, size)
+    out: Tensor = apart.permute(0, 2, 4, 1, 3, 5).reshape(shape)
+    return out
 
 
 def _runs(*pair: Tensor) -> Iterator[Tensor]:

@@ -78,8 +78,8 @@ def states(model: PreTrainedModel, packed: Packed) -> Tensor:
         matrices = _parameters([own.o_proj, mlp.gate_proj, mlp.up_proj, mlp.down_proj])
         after = layer.post_attention_layernorm.weight
         x = Fed.apply(place.eps, x, out, after, *matrices)  # type: ignore[no-untyped-call]
-    out = Normed.apply(x, trunk.norm.weight, place.eps)  # type: ignore[no-untyped-call]
-    return out  # type: ignore[no-any-return]
+    last: Tensor = Normed.apply(x, trunk.norm.weight, place.eps)  # type: ignore[no-untyped-call]
+    return last
 
 
 class Embedded(torch.autograd.Function):
