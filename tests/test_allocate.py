@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shlex
-from collections.abc import Mapping
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +20,8 @@ from upslope.recipe import read
 from upslope.scaling import forms
 from upslope.scaling.allocate import told
 from upslope.scaling.backtest import tried
-from upslope.scaling.budget import allocate, draws, options
-from upslope.scaling.curves import Curve, fitted, over_seeds
+from upslope.scaling.budget import Option, allocate, draws, options
+from upslope.scaling.curves import Curve, fitted, over_seeds, refusal
 from upslope.scaling.forms import Array
 from upslope.scaling.laws import beta_by_moments
 from upslope.scaling.report import by_arms
@@ -250,6 +253,35 @@ def test_without_answers_one_sample_is_all_and_a_vote_needs_the_tables_own(
     assert {split.option.samples for split in allocate(every, 1e12, 0)} == {1}
 
 
+def test_a_vote_is_taken_at_one_and_at_all_samples(known: tuple[World, Study]) -> None:
+    lines = read_results(known[1])
+    for line in lines:
+        line.columns["majority_at_k"] = line.columns["sampled_mean"] * 1.1
+    groups = by_arms(lines)
+    one, all_ = options({arms: groups[arms] for arms in [*groups][:1]}, "", vote=True)
+    assert (one.samples, all_.samples) == (1, 4)
+    more = all_.curve.at(all_.curve.end).value / one.curve.at(one.curve.end).value
+    assert more == pytest.approx(1.1, abs=0.01)
+
+
+def test_a_curve_that_falls_gets_no_rl() -> None:
+    x, random = np.linspace(0, 5, 12), np.random.default_rng(0)
+    noise = [random.normal(0, 0.005, 12) for _ in range(6)]
+    error = np.full(12, 0.005)
+
+    def option(name: str, ceiling: float, own: Sequence[Array]) -> Option:
+        y = forms.sigmoid(x, 0.4, ceiling, 1.0, 2.0)
+        curve = fitted([Series("run", "sampled", x, y + one, error) for one in own])
+        return Option((("arm", name),), 1e5, 1, curve, 1.0, 0.1, 1.0, refusal(curve))
+
+    up, down = option("up", 0.6, noise[:3]), option("down", 0.2, noise[3:])
+    first, second = allocate([down, up], 4.0, 0.0)
+    assert (first.option, first.compute) == (up, 3.0)
+    assert (second.option, second.compute) == (down, 0.0)
+    assert second.score.value == pytest.approx(0.4, abs=0.02)
+    assert first.best == pytest.approx(1, abs=0.02)
+
+
 def test_a_ceiling_that_is_not_known_is_used_as_far_as_it_was_measured(tmp_path: Path) -> None:
     world = World(2)
     study = world.write(tmp_path / "s", times=2)
@@ -348,3 +380,19 @@ def test_one_seed_is_split_by_its_evaluations_errors(tmp_path: Path) -> None:
     said = told(str(study.folder), "4e11")
     assert "90% intervals over evaluations' errors, of one seed" in said[1]
     assert not any("not trained" in line for line in said)  # two sizes make no law
+
+
+def test_the_benchmark_says_how_far_behind_the_choice_is(tmp_path: Path) -> None:
+    world = World(2)
+    world.sft = 1e3
+    study = world.write(tmp_path / "s", points=20, end=8 * world.middle)
+    script = Path(__file__).parent.parent / "benchmarks" / "allocate.py"
+    done = subprocess.run(
+        [sys.executable, str(script), str(study.folder), "--reach", "2"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"chosen \w, \w+ 0\.\d+, best \w, \w+ 0\.\d+, behind 0\.0\d+\n", done.stdout)
