@@ -159,7 +159,7 @@ def written(
             told = {
                 f"evaluation/{k}/{n}": v
                 for k in kinds
-                for n, v in (("mean", mean), ("low", low), ("high", high))
+                for n, v in (("mean", mean), ("low", low), ("high", high), ("problems", 200))
             }
             spent = {"ledger/training_flops": compute + 5e14, "ledger/seconds": 9.0}
             run.log_evaluation(step, "rl", told | spent | {"ledger/cpu_seconds": 8.0})

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
+import threading
+import time
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
@@ -11,8 +15,9 @@ import pytest
 
 from test_forecast import TRUE, written
 from upslope.runs import Run
+from upslope.scaling import study as studies
 from upslope.scaling.report import report, run_and_report
-from upslope.scaling.results import NUMBERS, parameters, read_results, write_results
+from upslope.scaling.results import LATER, NUMBERS, parameters, read_results, write_results
 from upslope.scaling.study import Study
 from upslope.types import UserError
 
@@ -92,6 +97,8 @@ def test_the_table_is_read_back_as_it_was_written(tmp_path: Path) -> None:
         assert line.columns["flops"].tolist() == [r["ledger/training_flops"] for r in rows]
         assert line.columns["stage_flops"][0] == 0
         assert line.parameters == line.active_parameters == 15
+        assert (line.columns["samples"] == 1).all()
+        assert np.isnan(line.columns["answer_flops"]).all()  # these runs' ledger has none
     middle = (lines[0].columns["flops"][3] + lines[0].columns["flops"][4]) / 2
     two = lines[0].columns["sampled_mean"][3:5]
     assert lines[0].at("flops", float(middle)) == pytest.approx(two.mean())
@@ -124,7 +131,12 @@ def test_a_study_is_run_and_not_run_again(tmp_path: Path) -> None:
     assert said[0] == "2 runs, 0 of them finished, 1 at once"
     table = (tmp_path / "s" / "results.csv").read_text()
     assert len(table.splitlines()) == 1 + 2 * 3
-    assert all(name in table.splitlines()[0].split(",") for name in NUMBERS)
+    assert all(name in table.splitlines()[0].split(",") for name in (*NUMBERS, *LATER))
+    lines = read_results(Study.read(tmp_path / "s"))
+    costs = np.array([line.columns["answer_flops"] for line in lines])
+    evaluation = Run.open(tmp_path / "runs" / "small-s0").evaluations()[0]
+    assert costs[0, 0] == evaluation["ledger/flops/evaluation"] / 8  # 4 problems, twice each
+    assert (np.abs(costs / costs[0, 0] - 1) < 0.5).all()  # replies differ a little in length
     said.clear()
     run_and_report(str(tmp_path / "s"), str(tmp_path / "runs"), 1, said.append)
     assert said == ["2 runs, 2 of them finished, 1 at once"]
@@ -138,6 +150,32 @@ def test_a_run_that_fails_is_named_and_the_others_go_on(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="1 of 2 runs failed, the first one: large-s0: upslope: "):
         run_and_report(str(tmp_path / "s"), str(tmp_path / "runs"), 1, said.append)
     assert (tmp_path / "runs" / "small-s0" / "result.json").is_file()
+
+
+def test_ctrl_c_ends_the_runs_also_where_it_reached_only_the_study(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study, runs, said = planned(tmp_path / "s"), tmp_path / "runs", list[str]()
+    monkeypatch.setattr(studies, "PATIENCE", 0.1)
+    monkeypatch.setattr(studies, "COMMAND", "print('on', flush=True)\nimport time\ntime.sleep(99)")
+
+    def stop() -> None:
+        logs = [runs / f"{name}-s0.log" for name in ("small", "large")]
+        while not all(log.is_file() and log.read_text() for log in logs):
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    start = time.monotonic()
+    thread = threading.Thread(target=stop, daemon=True)
+    thread.start()
+    with pytest.raises(KeyboardInterrupt):
+        studies.run_study(study, runs, 2, 1, said.append)
+    thread.join()
+    assert time.monotonic() - start < 60
+    assert said[-1] == f"stopped: what is finished is kept in {runs}; the same command goes on"
+    logs = {log.stem: log.read_text() for log in runs.glob("*.log")}
+    assert set(logs) == {"small-s0", "large-s0"}  # no other run was begun
+    assert all("KeyboardInterrupt" in text for text in logs.values())
 
 
 @pytest.mark.parametrize(

@@ -149,8 +149,7 @@ def study_run(
     """Train every run of a study that is missing, then write its table and report."""
     from upslope.scaling.report import run_and_report
 
-    for line in run_and_report(path, runs, jobs, to_stderr):
-        print(line)
+    print("\n".join(run_and_report(path, runs, jobs, to_stderr)))
 
 
 @study.command("report")
@@ -159,8 +158,24 @@ def study_report(path: StudyPath) -> None:
     from upslope.scaling.report import report
     from upslope.scaling.study import Study
 
-    for line in report(Study.read(path)):
-        print(line)
+    print("\n".join(report(Study.read(path))))
+
+
+@app.command()
+def allocate(
+    path: StudyPath,
+    flops: Annotated[str, typer.Option(help="The budget: training, and --answers.")],
+    answers: Annotated[float, typer.Option(help="Questions that the model will answer.")] = 0.0,
+    reach: Annotated[
+        float, typer.Option(help="How far to ask a curve of unknown ceiling: 1 is as measured.")
+    ] = 1.0,
+    vote: Annotated[bool, typer.Option(help="A majority chooses answers, no verifier.")] = False,
+    out: Annotated[str | None, typer.Option(help="All splits, as .json or .csv.")] = None,
+) -> None:
+    """How to split a budget over what a finished study varied, and how sure that is."""
+    from upslope.scaling.allocate import told
+
+    print("\n".join(told(path, flops, answers, reach, vote, out)))
 
 
 @app.command()
@@ -226,21 +241,19 @@ def models() -> None:
 @app.command()
 def envs() -> None:
     """Envs known by name."""
-    from upslope.catalogue import described
+    from upslope.components import catalogue
     from upslope.envs import ENVS
 
-    for line in described(ENVS):
-        print(line)
+    print("\n".join(catalogue(ENVS)))
 
 
 @app.command()
 def algorithms() -> None:
     """Algorithms known by name."""
     from upslope.algorithms import ALGORITHMS
-    from upslope.catalogue import described
+    from upslope.components import catalogue
 
-    for line in described(ALGORITHMS):
-        print(line)
+    print("\n".join(catalogue(ALGORITHMS)))
 
 
 @app.command()

@@ -12,7 +12,7 @@ import importlib.util
 import json
 import sys
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
@@ -64,6 +64,16 @@ def build(cls: type[T], values: Mapping[str, Any], at: str) -> T:
         return cls(**given)
     except (ValueError, TypeError, UserError) as error:
         raise UserError(f"{at}: {error}") from error
+
+
+def catalogue(kinds: Mapping[str, str]) -> Iterator[str]:
+    """Each name with its module's first sentence, then its settings and their defaults."""
+    for name, where in kinds.items():
+        about = (importlib.import_module(where.partition(":")[0]).__doc__ or "").split("\n\n")[0]
+        yield f"{name:14}{' '.join(about.split()).replace('``', '`')}"
+        for field in dataclasses.fields(find(kinds, name, "component")):
+            default = "(required)" if required(field) else repr(default_of(field))
+            yield f"{'':14}{field.name} = {default}"
 
 
 def required(field: dataclasses.Field[Any]) -> bool:

@@ -37,6 +37,21 @@ def beta_binomial(asked: Sequence[int], right: Sequence[int]) -> tuple[float, fl
     return float(a), float(b)
 
 
+def beta_by_moments(once: Array, k: int, best: Array) -> tuple[Array, Array]:
+    """``a`` and ``b`` of ``forms.pass_at`` with these pass@1 and pass@``k``, k > 1, by bisection.
+
+    Where ``best`` is out of what any spread of problems gives, the nearest spread.
+    """
+    mean = np.clip(np.asarray(once, dtype=float), 1e-6, 1 - 1e-6)
+    low, high = np.full(mean.shape, -14.0), np.full(mean.shape, 14.0)
+    for _ in range(60):
+        total = np.exp((low + high) / 2)
+        less = forms.pass_at(k, mean * total, (1 - mean) * total) < best
+        low, high = np.where(less, np.log(total), low), np.where(less, high, np.log(total))
+    total = np.exp((low + high) / 2)
+    return mean * total, (1 - mean) * total
+
+
 def chinchilla_by_huber(size: Array, tokens: Array, loss: Array) -> Mapping[str, float]:
     """``forms.chinchilla`` as its source fits it (arXiv:2203.15556): Huber's loss of log losses.
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from upslope.files import replace_file
+from upslope.recipe import read as read_recipe
 from upslope.runs import Run
 from upslope.scaling.forms import Array
 from upslope.scaling.series import COMPUTE, WIDTH, Series, begun
@@ -21,9 +22,12 @@ from upslope.scaling.study import Cell, Study
 from upslope.types import UserError
 
 FILE = "results.csv"
+ANSWERING = "ledger/flops/evaluation"
 ESTIMATES = [f"{kind}_{part}" for kind in ("sampled", "greedy") for part in ("mean", "low", "high")]
 # flops: training, from the run's beginning; stage_flops: from the last stage's. tokens: trained on.
 NUMBERS = ["step", "flops", "stage_flops", "tokens", "seconds", "cpu_seconds", *ESTIMATES]
+# What older tables have not, NaN where it is unknown: k of pass@k, and FLOPs of one sampled answer.
+LATER = ["samples", "pass_at_k", "majority_at_k", "answer_flops"]
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,7 @@ class Line:
 def write_results(study: Study, runs: Sequence[Run]) -> Path:
     """The table, from finished runs in the order of the cells."""
     out = io.StringIO()
-    head = ["run", *study.axes, "seed", "parameters", "active_parameters", *NUMBERS]
+    head = ["run", *study.axes, "seed", "parameters", "active_parameters", *NUMBERS, *LATER]
     table = csv.DictWriter(out, head, lineterminator="\n")
     table.writeheader()
     for cell, run in zip(study.cells(), runs, strict=True):
@@ -78,6 +82,8 @@ def read_results(study: Study) -> list[Line]:
             raise UserError(f"{path} has no run {cell.name}: run the study again, or mend its plan")
         try:
             columns = {name: np.array([float(row[name]) for row in own]) for name in NUMBERS}
+            for name in LATER:
+                columns[name] = np.array([float(row.get(name) or "nan") for row in own])
             sizes = float(own[0]["parameters"]), float(own[0]["active_parameters"])
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"{path} is damaged at {cell.name}: {error}") from error
@@ -91,9 +97,14 @@ def _rows(cell: Cell, run: Run) -> Iterator[dict[str, Any]]:
     stage = evaluations[-1]["stage"]
     before = begun(run, stage)
     total, active = parameters(run.path / "model")
+    samples = read_recipe(run.path / "recipe.toml").stages()[-1].evaluation.samples
     base = {"run": cell.name, **cell.arms, "seed": cell.seed}
-    base |= {"parameters": total, "active_parameters": active}
+    base |= {"parameters": total, "active_parameters": active, "samples": samples}
+    spent = 0.0
     for row in evaluations:
+        now = row.get(ANSWERING, 0.0)
+        answers = row["evaluation/sampled/problems"] * (samples + 1)  # and a greedy one of each
+        spent, own = now, (now - spent) / answers
         if row["stage"] == stage:
             told = {e: row[f"evaluation/{e.replace('_', '/')}"] for e in ESTIMATES}
             yield {
@@ -105,6 +116,9 @@ def _rows(cell: Cell, run: Run) -> Iterator[dict[str, Any]]:
                 "seconds": round(row["ledger/seconds"], 2),
                 "cpu_seconds": round(row["ledger/cpu_seconds"], 2),
                 **told,
+                "pass_at_k": row.get("evaluation/sampled/pass_at_k", ""),
+                "majority_at_k": row.get("evaluation/sampled/majority_at_k", ""),
+                "answer_flops": own or "",
             }
 
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor, as_completed, wait
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -28,6 +29,7 @@ from upslope.settings import Name, Settings, Text
 from upslope.types import UserError
 
 COMMAND = "from upslope.cli import main; main()"  # also where no script was installed
+PATIENCE = 10.0  # seconds in which a run that a terminal's Ctrl-C also reached ends by itself
 Overrides = tuple[Text, ...]
 Say = Callable[[str], None]
 
@@ -133,16 +135,23 @@ def run_study(study: Study, runs: Path, jobs: int, threads: int, say: Say) -> li
         if not (runs / cell.name / "result.json").is_file()
     ]
     say(f"{len(cells)} runs, {len(cells) - len(missing)} of them finished, {jobs} at once")
-    failed = []
+    failed, children = [], list[subprocess.Popen[bytes]]()
     with ThreadPoolExecutor(jobs) as pool:
-        waiting = {pool.submit(_train, runs, cell, recipe): cell for cell, recipe in missing}
+        waiting = {
+            pool.submit(_train, runs, cell, recipe, children): cell for cell, recipe in missing
+        }
         try:
             for done, future in enumerate(as_completed(waiting), start=1):
                 cell, error = waiting[future], future.result()
                 failed += [error] if error else []
                 say(f"  {done}/{len(missing)} {cell.name}{': failed' if error else ''}")
         except KeyboardInterrupt:
-            pool.shutdown(wait=True, cancel_futures=True)
+            pool.shutdown(wait=False, cancel_futures=True)
+            # A terminal's Ctrl-C has reached the children, too; another signal may be ours alone.
+            wait([future for future in waiting if not future.cancelled()], timeout=PATIENCE)
+            for child in children:
+                child.send_signal(signal.SIGINT)  # nothing, where it has ended
+            pool.shutdown()
             say(f"stopped: what is finished is kept in {runs}; the same command goes on")
             raise
     if failed:
@@ -150,17 +159,19 @@ def run_study(study: Study, runs: Path, jobs: int, threads: int, say: Say) -> li
     return [Run.open(runs / cell.name) for cell in cells]
 
 
-def _train(runs: Path, cell: Cell, recipe: Recipe) -> str:
-    """Train one run in a process of its own; what it said last where it failed."""
+def _train(runs: Path, cell: Cell, recipe: Recipe, children: list[subprocess.Popen[bytes]]) -> str:
+    """Train one run in a process of its own, one of ``children``; its last words if it failed."""
     file, log = runs / f"{cell.name}.toml", runs / f"{cell.name}.log"
     replace_file(file, dump(recipe).encode())
     again = ["--resume"] if (runs / cell.name / "recipe.toml").is_file() else []
     command = [sys.executable, "-c", COMMAND, "train", str(file), *again]
     threads = {"OMP_NUM_THREADS": str(recipe.machine.threads)}
     with log.open("ab") as out:
-        code = subprocess.run(
-            command, stdout=out, stderr=subprocess.STDOUT, env=os.environ | threads, check=False
-        ).returncode
+        child = subprocess.Popen(
+            command, stdout=out, stderr=subprocess.STDOUT, env=os.environ | threads
+        )
+        children.append(child)
+        code = child.wait()
     if code == 0:
         return ""
     last = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
