@@ -24,7 +24,7 @@ from upslope.engines.local import LocalEngine
 from upslope.learner import Learner, frozen_copy
 from upslope.ledger import Ledger, Phase, cpu_seconds
 from upslope.models.flops import activation_bytes
-from upslope.models.load import adapted, load, save
+from upslope.models.load import adapted, count, load, save
 from upslope.recipe import Recipe
 from upslope.result import Accuracy, StageResult
 from upslope.rollout import Player, Thinking
@@ -32,7 +32,7 @@ from upslope.runs import Run
 from upslope.sources import Recorded, Rollouts
 from upslope.stages import Built, RecordedSettings, RolloutsSettings, built, engine_of
 from upslope.sync import Synchroniser
-from upslope.threads import Threads, resolved
+from upslope.threads import SMALL, Threads, resolved
 from upslope.train import Parts
 from upslope.types import (
     Demonstrates,
@@ -64,7 +64,6 @@ class Session:
     ) -> None:
         self.recipe, self.say, self.watches = recipe, say, watches
         self.stages, opens = built(recipe), engine_of(recipe.engine)
-        self.threads = Threads(resolved(recipe.machine.threads, say), self.sampling, self.give)
         settings = recipe.learner
         for one in self.stages:
             own = one.stage.learner
@@ -78,6 +77,11 @@ class Session:
         # An adapter is beside the weights that it began with; the learner's state has its own.
         model = recipe.model if recipe.lora.rank else str(weights or recipe.model)
         self.policy = load(model, recipe.seed, getattr(torch, settings.dtype), self.device, say)
+        stale = any(b.stage.rollout.max_staleness for b in self.stages)
+        parameters, sides = count(self.policy), 2 if stale else 1
+        threads = resolved(recipe.machine.threads, parameters, say, sides)
+        most = 1 if stale and parameters < SMALL else threads
+        self.threads = Threads(threads, self.sampling, self.give, most)
         if settings.head == "weights":
             self.policy.head_dtype = self.policy.model.dtype
         again = all(one.stage.learner.checkpointing for one in self.stages)
@@ -92,10 +96,9 @@ class Session:
         self.stages = built(self.recipe)
         self.chat = Chat(self.policy.tokenizer, self.policy.eos)
         rows = max(b.stage.rollout.rows for b in self.stages)
-        stale = any(b.stage.rollout.max_staleness for b in self.stages)
         self.engine: Engine
         if stale and self.overlaps and isinstance(opens, OpensApart):
-            self.engine = opens.apart(self.policy, rows, self.threads.count)
+            self.engine = opens.apart(self.policy, rows, self.threads.alone)
         else:
             self.engine = opens.open(self.policy, rows)
         self.ledger = Ledger(recipe.machine.price_per_hour, cpu_clock=self.cpu_seconds)

@@ -18,10 +18,15 @@ from upslope.types import UserError
 
 T = TypeVar("T")
 
+# Parameters below which threads cost more than they do: operations are too short to be shared, and
+# on a busy machine each waits for a thread that has no core.
+SMALL = 5_000_000
+
 
 class Threads:
     """``count`` threads. ``sampling`` says whether the machine's own engine is sampling now;
-    ``give`` tells it how many it has, from the event loop's thread.
+    ``give`` tells it how many it has, from the event loop's thread. ``most``: what one side may
+    have; 0 is all.
     """
 
     def __init__(
@@ -29,10 +34,12 @@ class Threads:
         count: int,
         sampling: Callable[[], bool],
         give: Callable[[int], None] = torch.set_num_threads,
+        most: int = 0,
     ) -> None:
         """The calling thread, whose event loop samples, has all of them."""
         self.count, self.sampling, self.give = count, sampling, give
-        torch.set_num_threads(count)
+        self.alone = min(most or count, count)
+        torch.set_num_threads(self.alone)
 
     async def beside(self, update: Callable[[], T]) -> T:
         """Run an update in a thread of its own, while the event loop goes on with half of them."""
@@ -41,22 +48,26 @@ class Threads:
             self.share()
             return update()
 
-        self.give(max(1, self.count // 2))
+        self.give(min(self.alone, max(1, self.count // 2)))
         try:
             return await asyncio.to_thread(shared)
         finally:
-            self.give(self.count)
+            self.give(self.alone)
 
     def share(self) -> None:
         """In the update's thread, before each pass: all of them, or half beside sampling."""
-        wanted = self.count - self.count // 2 if self.sampling() else self.count
+        half = self.count - self.count // 2
+        wanted = min(self.alone, half) if self.sampling() else self.alone
         if torch.get_num_threads() != wanted:
             torch.set_num_threads(wanted)
 
 
-def resolved(wanted: int, say: Callable[[str], None]) -> int:
-    """How many a run uses; 0 is one for each core. UserError for more than there are cores."""
+def resolved(wanted: int, parameters: int, say: Callable[[str], None], sides: int = 1) -> int:
+    """How many a model of so many parameters uses; 0 is one for each core, or, for a small model,
+    for each of the ``sides`` that compute at once. UserError for more than there are cores."""
     cores = machine.cores()
+    if not wanted and parameters < SMALL:
+        return min(sides, cores)
     if wanted > cores:
         raise UserError(
             f"machine.threads={wanted} is more than the {cores} cores there are, and threads that "
