@@ -28,7 +28,11 @@ from upslope.recipe import read
 from upslope.types import Action, Group, Metrics
 
 WARM = 2  # steps that are not counted
-SPENT = {"sampling": "ledger/seconds/decode", "updating": "ledger/seconds/update"}
+SPENT = {
+    "sampling": "ledger/seconds/decode",
+    "updating": "ledger/seconds/update",
+    "handing weights over": "ledger/seconds/sync",
+}
 BOUND = 1.4
 
 
