@@ -39,14 +39,17 @@ class Place:
 
 def known(model: PreTrainedModel) -> bool:
     """Whether ``states`` may stand for the model's own trunk: a family we know, nothing put into
-    it, all of it in FP32, and trained whole or not at all."""
+    it or hooked to it, all of it in FP32, and trained whole or not at all."""
     if type(model) not in FAMILIES:
         return False
-    config = model.config.to_dict()
-    trained = {p.requires_grad for p in model.parameters()}
-    whole = len(trained) == 1 and {p.dtype for p in model.parameters()} == {torch.float32}
-    plain = {type(m) for m in model.modules() if isinstance(m, nn.Linear)} == {nn.Linear}
-    return whole and plain and config["hidden_act"] == "silu"
+    config, parameters = model.config.to_dict(), list(model.parameters())
+    whole = len({p.requires_grad for p in parameters}) == 1
+    single = {p.dtype for p in parameters} == {torch.float32}
+    trunk: Any = model.model
+    # An adapter takes the place of a matrix, also of one in a model that is not trained.
+    plain = all(type(m) is nn.Linear for layer in trunk.layers for m in _matrices(layer))
+    heard = any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+    return whole and single and plain and not heard and config["hidden_act"] == "silu"
 
 
 def states(model: PreTrainedModel, packed: Packed) -> Tensor:
@@ -68,16 +71,14 @@ def states(model: PreTrainedModel, packed: Packed) -> Tensor:
         float(settings["rms_norm_eps"]),
     )
     for layer in trunk.layers:
-        own, mlp = layer.self_attn, layer.mlp
-        projections = [own.q_proj, own.k_proj, own.v_proj]
+        own, matrices = layer.self_attn, _matrices(layer)
         norms = [own.q_norm.weight, own.k_norm.weight] if "q_norm" in own._modules else [None] * 2
         q, k, v = Projected.apply(  # type: ignore[no-untyped-call]
-            place, x, layer.input_layernorm.weight, *norms, *_parameters(projections)
+            place, x, layer.input_layernorm.weight, *norms, *_parameters(matrices[:3])
         )
         out = attended(q, k, v, layout, own.scaling).flatten(1)
-        matrices = _parameters([own.o_proj, mlp.gate_proj, mlp.up_proj, mlp.down_proj])
         after = layer.post_attention_layernorm.weight
-        x = Fed.apply(place.eps, x, out, after, *matrices)  # type: ignore[no-untyped-call]
+        x = Fed.apply(place.eps, x, out, after, *_parameters(matrices[3:]))  # type: ignore[no-untyped-call]
     last: Tensor = Normed.apply(x, trunk.norm.weight, place.eps)  # type: ignore[no-untyped-call]
     return last
 
@@ -223,6 +224,13 @@ def product(weight: Tensor, to: Tensor, x: Tensor) -> Tensor | None:
         return to.t() @ x
     there.addmm_(to.t(), x)
     return None
+
+
+def _matrices(layer: Any) -> list[nn.Linear]:
+    """A layer's seven, in the order of their use."""
+    own, mlp = layer.self_attn, layer.mlp
+    before = [own.q_proj, own.k_proj, own.v_proj, own.o_proj]
+    return [*before, mlp.gate_proj, mlp.up_proj, mlp.down_proj]
 
 
 def _parameters(matrices: list[nn.Linear]) -> Iterator[Tensor | None]:
