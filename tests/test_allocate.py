@@ -159,6 +159,25 @@ def test_the_choice_is_nearly_the_best_where_the_truth_is_known(
     assert np.max(regrets) < 0.1
 
 
+def test_a_trained_size_is_preferred_where_that_costs_next_to_nothing() -> None:
+    x = np.linspace(0, 5, 12)
+
+    def option(trained: bool, ceiling: float, apart: float) -> Option:
+        own = [ceiling - apart, ceiling, ceiling + apart] if trained else [ceiling] * 3
+        ys = [forms.sigmoid(x, 0.1, top, 1.0, 2.0) for top in own]
+        curve = fitted([Series("run", "sampled", x, y, np.full(12, 0.01)) for y in ys])
+        return Option((("size", "a"),), 1e5, 1, curve, 0.0, 0.1, 1.0, "", trained)
+
+    def chosen(*found: Option) -> Option:
+        return allocate(found, 5.0, 0.0)[0].option
+
+    new = option(False, 0.6, 0.0)
+    near, noisy, behind = option(True, 0.595, 0.01), option(True, 0.5, 0.1), option(True, 0.5, 0.0)
+    assert chosen(new, near) is near
+    assert chosen(new, noisy) is new  # within its wide interval, but what it is likely to cost
+    assert chosen(new, behind) is new
+
+
 def test_draws_have_the_intervals_of_curves_and_keep_seeds_together() -> None:
     values = np.array([[0.5, 0.6, 0.7], [0.52, 0.62, 0.72], [0.6, 0.6, 0.6]])
     drawn = draws(values, by_seed=True)
