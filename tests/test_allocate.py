@@ -120,9 +120,8 @@ class World:
         row |= {"seconds": 1.0, "cpu_seconds": 1.0, "samples": self.samples}
         return row | {"pass_at_k": max(best, seen), "answer_flops": 20 * size}
 
-    def regret(self, study: Study, flops: float, answers: float = 0.0) -> float:
+    def regret(self, found: Sequence[Option], flops: float, answers: float = 0.0) -> float:
         """How far the chosen split's true accuracy is below that of the best there is to choose."""
-        found = options(by_arms(read_results(study)), "size", vote=False)
         splits = allocate(found, flops, answers)
         values = []
         for split in splits:
@@ -151,12 +150,32 @@ def test_the_choice_is_nearly_the_best_where_the_truth_is_known(
     for seed in range(worlds):
         world = World(seed, samples)
         study = world.write(tmp_path / "s")
+        found = options(by_arms(read_results(study)), "size", vote=False)
         for _ in range(3):
             whole = flops(world, random)
             answers = whole / (20 * 9e5) * random.uniform(0, 0.3) if samples > 1 else 0.0
-            regrets.append(world.regret(study, whole, answers))
+            regrets.append(world.regret(found, whole, answers))
     assert np.mean(regrets) < 0.02
     assert np.max(regrets) < 0.1
+
+
+def test_a_trained_size_is_preferred_where_that_costs_next_to_nothing() -> None:
+    x = np.linspace(0, 5, 12)
+
+    def option(trained: bool, ceiling: float, apart: float) -> Option:
+        own = [ceiling - apart, ceiling, ceiling + apart] if trained else [ceiling] * 3
+        ys = [forms.sigmoid(x, 0.1, top, 1.0, 2.0) for top in own]
+        curve = fitted([Series("run", "sampled", x, y, np.full(12, 0.01)) for y in ys])
+        return Option((("size", "a"),), 1e5, 1, curve, 0.0, 0.1, 1.0, "", trained)
+
+    def chosen(*found: Option) -> Option:
+        return allocate(found, 5.0, 0.0)[0].option
+
+    new = option(False, 0.6, 0.0)
+    near, noisy, behind = option(True, 0.595, 0.01), option(True, 0.5, 0.1), option(True, 0.5, 0.0)
+    assert chosen(new, near) is near
+    assert chosen(new, noisy) is new  # within its wide interval, but what it is likely to cost
+    assert chosen(new, behind) is new
 
 
 def test_draws_have_the_intervals_of_curves_and_keep_seeds_together() -> None:

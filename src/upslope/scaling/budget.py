@@ -24,6 +24,7 @@ Arms = tuple[tuple[str, str], ...]
 FARTHEST = 10.0  # times what was measured, that a curve with a known ceiling is asked for
 BEYOND = 4  # times the samples there are, that pass@k is asked for
 DRAWS = 2000
+NEAR = 0.01  # of a score, that a size that was not trained must be better by
 LEVEL = Bounds(0.0, 0.0, 0.0)
 NORMAL = 1.645  # half of a 90% interval in standard deviations
 
@@ -145,16 +146,19 @@ def allocate(
 ) -> list[Split]:
     """Splits of a budget, the chosen one first, the others by their score.
 
-    The best is chosen; if its size was not trained, the best trained one that it cannot be told
-    apart from. UserError where the budget buys nothing, or is far beyond what was measured.
+    The best is chosen; if its size was not trained, the best trained one that is behind it by no
+    more than ``NEAR`` and than the noise. UserError where the budget buys nothing, or is far
+    beyond what was measured. ``reach``: as of ``Option.most``.
     """
     _refuse_budget(found, flops, answers)
     splits = [split for one in found for split in _split(one, flops, answers, reach)]
     splits.sort(key=lambda split: -split.score.value)
     _, *rest = splits = _compared(splits)
     if not splits[0].option.trained:
-        near = (i for i, s in enumerate(rest, 1) if s.option.trained and not s.told_apart)
-        place = next(near, 0)
+        trained = [place for place, split in enumerate(rest, 1) if split.option.trained]
+        place = trained[0] if trained else 0
+        if splits[place].told_apart or splits[place].behind.value > NEAR:
+            return splits
         splits = _compared([splits[place], *splits[:place], *splits[place + 1 :]])
     return splits
 
