@@ -29,12 +29,13 @@ from upslope.ledger import Ledger
 from upslope.losses import KL
 from upslope.models.load import adapted, count, save, save_adapter
 from upslope.models.policy import Policy, checksum
-from upslope.plan import lines, memory, sizes
+from upslope.plan import lines
 from upslope.recipe import read
 from upslope.resume import resume_recipe
 from upslope.selfcheck import prove_logprobs
 from upslope.session import Session
 from upslope.settings import Learner as Settings
+from upslope.sizes import memory, sizes
 from upslope.sync import Synchroniser
 from upslope.types import Sampling, UserError
 

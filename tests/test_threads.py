@@ -13,6 +13,8 @@ from upslope import machine, threads
 from upslope.threads import Threads, resolved
 from upslope.types import UserError
 
+LARGE = 100_000_000  # parameters
+
 
 @pytest.fixture(autouse=True)
 def one_thread_again():
@@ -74,10 +76,18 @@ def test_more_threads_than_cores_are_refused(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(machine, "cores", lambda: 2)
     monkeypatch.setattr(threads.os, "getloadavg", lambda: (0.3, 0.0, 0.0))
     said = list[str]()
-    assert [resolved(wanted, said.append) for wanted in (0, 1, 2)] == [2, 1, 2]
+    assert [resolved(wanted, LARGE, said.append) for wanted in (0, 1, 2)] == [2, 1, 2]
     assert said == []
     with pytest.raises(UserError, match=r"machine.threads=3 is more than the 2 cores there are"):
-        resolved(3, said.append)
+        resolved(3, LARGE, said.append)
+
+
+def test_a_small_model_has_one_thread_unless_more_are_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(machine, "cores", lambda: 2)
+    monkeypatch.setattr(threads.os, "getloadavg", lambda: (0.3, 0.0, 0.0))
+    assert [resolved(wanted, 600_000, print) for wanted in (0, 1, 2)] == [1, 1, 2]
 
 
 def test_a_busy_machine_is_told_of_where_threads_would_wait(
@@ -86,6 +96,6 @@ def test_a_busy_machine_is_told_of_where_threads_would_wait(
     monkeypatch.setattr(machine, "cores", lambda: 2)
     monkeypatch.setattr(threads.os, "getloadavg", lambda: (5.64, 0.0, 0.0))
     said = list[str]()
-    assert [resolved(wanted, said.append) for wanted in (1, 2)] == [1, 2]
+    assert [resolved(wanted, LARGE, said.append) for wanted in (1, 2)] == [1, 2]
     assert len(said) == 1
     assert "load 5.6 on 2 cores" in said[0]

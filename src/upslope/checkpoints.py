@@ -55,7 +55,7 @@ class Place(Record):
         spent = totals.since(self.spent)
         reached = {
             "steps": (self.step - self.first, stop.steps),
-            "flops": (spent.flops, stop.flops),
+            "flops": (spent.training_flops, stop.flops),
             "hours": (spent.seconds / 3600, stop.hours),
             "money": (spent.money, stop.money),
         }

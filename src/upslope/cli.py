@@ -181,13 +181,18 @@ def check(
 
 
 @app.command()
-def plan(recipe: Recipe, overrides: Overrides = None) -> None:
-    """Parameters, memory, FLOPs and sizes of a recipe, before anything is spent."""
+def plan(
+    recipe: Recipe,
+    overrides: Overrides = None,
+    on: Annotated[str, typer.Option(help="An accelerator to plan for as well: h100, ...")] = "",
+    trying: Annotated[bool, typer.Option(help="Time a few steps of each stage.")] = True,
+) -> None:
+    """Sizes, memory, FLOPs, time and money of a recipe, before anything is spent."""
     from upslope.plan import lines
     from upslope.recipe import read
     from upslope.session import Session
 
-    for line in lines(Session(read(recipe, overrides or []), to_stderr)):
+    for line in lines(Session(read(recipe, overrides or []), to_stderr), on, trying=trying):
         print(line)
 
 
@@ -221,17 +226,21 @@ def models() -> None:
 @app.command()
 def envs() -> None:
     """Envs known by name."""
+    from upslope.catalogue import described
     from upslope.envs import ENVS
 
-    catalogue(ENVS)
+    for line in described(ENVS):
+        print(line)
 
 
 @app.command()
 def algorithms() -> None:
     """Algorithms known by name."""
     from upslope.algorithms import ALGORITHMS
+    from upslope.catalogue import described
 
-    catalogue(ALGORITHMS)
+    for line in described(ALGORITHMS):
+        print(line)
 
 
 @app.command()
@@ -241,21 +250,6 @@ def presets() -> None:
 
     for name in names():
         print(f"{name:14}" + f"\n{'':14}".join(about(name)))
-
-
-def catalogue(kinds: dict[str, str]) -> None:
-    """Each name with its module's first sentence, then its settings and their defaults."""
-    import dataclasses
-    import importlib
-
-    from upslope.components import default_of, find, required
-
-    for name, where in kinds.items():
-        about = (importlib.import_module(where.partition(":")[0]).__doc__ or "").split("\n\n")[0]
-        print(f"{name:14}{' '.join(about.split()).replace('``', '`')}")
-        for field in dataclasses.fields(find(kinds, name, "component")):
-            default = "(required)" if required(field) else repr(default_of(field))
-            print(f"{'':14}{field.name} = {default}")
 
 
 def to_stderr(line: str) -> None:

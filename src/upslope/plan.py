@@ -1,136 +1,45 @@
-"""What a recipe will take before anything is spent: parameters, memory, FLOPs and sizes.
-
-FLOPs are upper bounds: every reply as long as it may be, every row with signal.
-"""
+"""What a recipe will take, in words, before anything is spent: memory, FLOPs, time and money."""
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 
 import torch
 
+from upslope.accelerators import ACCELERATORS, BANDWIDTH, COMPUTE, WIDTH, Load
 from upslope.models.load import count
+from upslope.pace import Pace, paces
 from upslope.session import Session
-from upslope.stages import Built
+from upslope.sizes import Memory, Sizes, memory, sizes
+from upslope.types import UserError
 
-PROCESS = 400 * 2**20  # bytes that a run holds with everything imported and nothing loaded
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """One stage. FLOPs of a step by phase and of an evaluation; tokens are of one step."""
-
-    name: str
-    problems: int
-    trajectories: int
-    prompt: float
-    reply: int
-    tokens: float
-    prefill: float
-    decode: float
-    update: float
-    reference: float
-    evaluation: float
-    evaluations: int
-    steps: int
-
-    @property
-    def step(self) -> float:
-        """FLOPs of a step."""
-        return self.prefill + self.decode + self.update + self.reference
-
-    @property
-    def total(self) -> float:
-        """FLOPs of the stage; one step's where ``stop.steps`` does not bound it."""
-        return self.step * max(self.steps, 1) + self.evaluation * self.evaluations
+GIB = 2**30
 
 
-def sizes(session: Session, one: Built) -> Sizes:
-    """A stage's sizes, with prompts measured on 200 of its problems."""
-    stage, chat, cost = one.stage, session.chat, session.policy.cost
-    problems = one.problems("train")[:200]
-    lengths = [len(chat.encode(chat.messages(p))) for p in problems]
-    prompt, reply = sum(lengths) / len(lengths), session.player(one).longest
-    live = stage.source.type == "rollouts"
-    groups, members = stage.rollout.problems, stage.rollout.group if live else 1
-    rows = groups * members
-    packed = groups * prompt + rows * (reply - 1)
-    pairs = groups * prompt**2 + rows * reply * (prompt + reply)
-    head = rows * reply
-    forward = cost.forward(packed, pairs, head)
-    learner = stage.learner
-    update = forward + cost.token_back * packed + 2 * cost.pair * pairs + cost.head_back * head
-    filled = forward if learner.updates * learner.epochs > 1 else 0.0
-    prefill, decode = sampled(session, groups, members, prompt, reply) if live else (0.0, 0.0)
-    held = max(map(len, session.held_out(one).values()))
-    every = stage.evaluation.every
-    return Sizes(
-        name=stage.name,
-        problems=groups,
-        trajectories=rows,
-        prompt=prompt,
-        reply=reply,
-        tokens=packed,
-        prefill=prefill,
-        decode=decode,
-        update=update * learner.epochs + filled,
-        reference=forward if "ref_logprobs" in one.algorithm.needs else 0.0,
-        evaluation=sum(sampled(session, held, stage.evaluation.samples + 1, prompt, reply)),
-        evaluations=2 + ((stage.stop.steps - 1) // every if every else 0),
-        steps=stage.stop.steps,
+def lines(session: Session, on: str = "", *, trying: bool = True) -> list[str]:
+    """The plan; ``on`` names an accelerator to plan for as well.
+
+    With ``trying`` each stage is tried for a few steps, which says how long they take here and
+    changes the session's policy.
+    """
+    if on and on not in ACCELERATORS:
+        raise UserError(f"no accelerator {on!r} is known: name one of {', '.join(ACCELERATORS)}")
+    stages, held, peak = [sizes(session, one) for one in session.stages], memory(session), speed()
+    price = session.recipe.machine.price_per_hour
+    out = [*_model(session, held)]
+    tried = paces(session, [s.step for s in stages], peak) if trying else []
+    for i, s in enumerate(stages):
+        out += _stage(s)
+        out += _pace(s, tried[i], price) if trying else []
+        out += _abroad(s, _load(session), on, price) if on else []
+    flops = sum(s.total for s in stages)
+    out.append(
+        f"in all at most {flops:.2e} FLOPs, at least {_time(flops / peak)} at this machine's peak"
     )
-
-
-def sampled(
-    session: Session, prompts: int, members: int, prompt: float, reply: int
-) -> tuple[float, float]:
-    """FLOPs of prefilling each prompt once and of decoding ``members`` replies to each."""
-    cost, rows = session.policy.cost, prompts * members
-    prefill = cost.forward(prompts * prompt, prompts * prompt**2, prompts)
-    tokens = rows * (reply - 1)
-    return prefill, cost.forward(tokens, tokens * (prompt + reply / 2), tokens)
-
-
-@dataclass(frozen=True)
-class Memory:
-    """Bytes held at once during an update; ``process`` is what Python and the libraries take."""
-
-    process: float
-    weights: float
-    gradients: float
-    optimiser: float
-    engine: float
-    reference: float
-    activations: float
-
-    @property
-    def total(self) -> float:
-        """All of them."""
-        held = (self.weights, self.gradients, self.optimiser, self.engine, self.reference)
-        return self.process + sum(held) + self.activations
-
-
-def memory(session: Session) -> Memory:
-    """Of the whole run: the most any stage needs."""
-    policy = session.policy
-    weights = float(sum(p.numel() * p.element_size() for p in policy.model.parameters()))
-    trained = float(sum(p.numel() * p.element_size() for _, p in policy.trained()))
-    head, _ = policy.head()
-    # The engine keeps a copy of a head that is computed in another dtype.
-    cast = head.numel() * policy.head_dtype.itemsize if head.dtype != policy.head_dtype else 0
-    reference = any("ref_logprobs" in one.algorithm.needs for one in session.stages)
-    largest = max(sizes(session, one).tokens for one in session.stages)
-    tokens = min(session.recipe.learner.micro_tokens, largest)
-    return Memory(
-        process=PROCESS,
-        weights=weights,
-        gradients=trained,
-        optimiser=2 * trained,
-        engine=weights + cast,
-        reference=trained if reference else 0.0,
-        activations=float(session.activations * tokens),
-    )
+    if trying:
+        seconds = sum(s.all(p.step, p.evaluation) for s, p in zip(stages, tried, strict=True))
+        out.append(f"in all about {_spent(seconds, price)} here, if steps stay as they begin")
+    return out
 
 
 def speed() -> float:
@@ -156,40 +65,83 @@ def adapter(session: Session) -> str:
     )
 
 
-def lines(session: Session) -> list[str]:
-    """The plan in words."""
-    held, out = memory(session), []
-    gib = 2**30
-    out.append(
+def _model(session: Session, held: Memory) -> list[str]:
+    return [
         f"model {session.recipe.model}: {count(session.policy) / 1e6:.2f}M parameters, "
-        f"context {session.policy.context}{adapter(session)}"
-    )
-    out.append(
-        f"memory about {held.total / gib:.2f} GiB: Python and its libraries "
-        f"{held.process / gib:.2f}, weights {held.weights / gib:.2f}, gradients "
-        f"{held.gradients / gib:.2f}, optimiser {held.optimiser / gib:.2f}, engine "
-        f"{held.engine / gib:.2f}, reference {held.reference / gib:.2f}, activations "
-        f"{held.activations / gib:.2f} (micro-batches of {session.recipe.learner.micro_tokens} "
-        "tokens)"
-    )
-    total = 0.0
-    for one in session.stages:
-        s = sizes(session, one)
-        total += s.total
+        f"context {session.policy.context}{adapter(session)}",
+        f"memory about {held.total / GIB:.2f} GiB: Python and its libraries "
+        f"{held.process / GIB:.2f}, weights {held.weights / GIB:.2f}, gradients "
+        f"{held.gradients / GIB:.2f}, optimiser {held.optimiser / GIB:.2f}, engine "
+        f"{held.engine / GIB:.2f}, reference {held.reference / GIB:.2f}, activations "
+        f"{held.activations / GIB:.2f} (micro-batches of {session.recipe.learner.micro_tokens} "
+        "tokens)",
+    ]
+
+
+def _stage(s: Sizes) -> list[str]:
+    """Its sizes and FLOPs."""
+    return [
+        f"stage {s.name}: {s.problems} problems x {s.trajectories // s.problems} trajectories, "
+        f"prompts of {s.prompt:.0f} tokens, replies of at most {s.reply}: {s.tokens:.0f} "
+        f"tokens an update",
+        f"  FLOPs a step at most {s.step:.2e}: prefill {s.prefill:.1e}, decode {s.decode:.1e}, "
+        f"update {s.update:.1e}, reference {s.reference:.1e}; an evaluation {s.evaluation:.1e}",
+        f"  {s.steps or 'unbounded'} steps and {s.evaluations} evaluations: {s.total:.2e}",
+    ]
+
+
+def _pace(s: Sizes, pace: Pace, price: float) -> list[str]:
+    """What trying it showed."""
+    shares = ", ".join(f"{phase} {_time(of)}" for phase, of in pace.seconds.items() if of >= 5e-4)
+    tried = f"tried with {pace.problems} problems, replies of {pace.reply:.1f} tokens"
+    out = [
+        f"  a step here takes about {_time(pace.step)}: {shares} ({tried}, {100 * pace.live:.0f}% "
+        "of the tokens with something to teach)",
+        f"  an evaluation about {_time(pace.evaluation)}; the stage "
+        f"{_spent(s.all(pace.step, pace.evaluation), price)}",
+    ]
+    if s.decode:
         out.append(
-            f"stage {s.name}: {s.problems} problems x {s.trajectories // s.problems} trajectories, "
-            f"prompts of {s.prompt:.0f} tokens, replies of at most {s.reply}: {s.tokens:.0f} "
-            f"tokens an update"
+            f"  a trajectory costs at most {s.step / s.imitated:.2f} times the FLOPs of an SFT "
+            "example of its length"
         )
-        out.append(
-            f"  FLOPs a step at most {s.step:.2e}: prefill {s.prefill:.1e}, decode {s.decode:.1e}, "
-            f"update {s.update:.1e}, reference {s.reference:.1e}; an evaluation {s.evaluation:.1e}"
-        )
-        out.append(
-            f"  {s.steps or 'unbounded'} steps and {s.evaluations} evaluations: {s.total:.2e}"
-        )
-    out.append(
-        f"in all at most {total:.2e} FLOPs, at least {total / speed() / 60:.1f} minutes at this "
-        "machine's peak"
-    )
     return out
+
+
+def _abroad(s: Sizes, load: Load, on: str, price: float) -> list[str]:
+    """A stage on an accelerator, and whether that has the memory."""
+    there = ACCELERATORS[on]
+    phases, needed = load.seconds(s, there), load.memory(s)
+    step, evaluation = sum(phases.values()), s.evaluation / (COMPUTE * there.flops)
+    shares = ", ".join(f"{phase} {_time(of)}" for phase, of in phases.items())
+    room = "" if needed < there.memory else f", more than the {there.memory / GIB:.0f} of one {on}"
+    return [
+        f"  on {on}, at {COMPUTE:.0%} of its FLOP/s and {BANDWIDTH:.0%} of its bandwidth (assumed, "
+        f"not measured): a step at most {_time(step)}: {shares}; the stage "
+        f"{_spent(s.all(step, evaluation), price)}; memory without activations "
+        f"{needed / GIB:.1f} GiB{room}"
+    ]
+
+
+def _load(session: Session) -> Load:
+    policy = session.policy
+    return Load(
+        parameters=count(policy),
+        trained=sum(parameter.numel() for _, parameter in policy.trained()),
+        stored=policy.token_bytes / policy.model.dtype.itemsize * WIDTH,
+        rows=max(one.stage.rollout.rows for one in session.stages),
+    )
+
+
+def _time(seconds: float) -> str:
+    """In the unit that suits it."""
+    for unit, size in (("days", 86400.0), ("hours", 3600.0), ("minutes", 60.0)):
+        if seconds >= 1.5 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.1f} s" if seconds >= 0.95 else f"{1000 * seconds:.3g} ms"
+
+
+def _spent(seconds: float, price: float) -> str:
+    """Time, and money where an hour has a price."""
+    money = f" and {seconds / 3600 * price:.2f} in money" if price else ""
+    return f"{_time(seconds)}{money}"

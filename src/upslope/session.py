@@ -22,7 +22,7 @@ from upslope.learner import Learner, frozen_copy
 from upslope.ledger import Ledger, Phase
 from upslope.models.flops import activation_bytes
 from upslope.models.layers import known
-from upslope.models.load import adapted, load, save
+from upslope.models.load import adapted, count, load, save
 from upslope.recipe import Recipe
 from upslope.result import Accuracy, StageResult
 from upslope.rollout import Player, Thinking
@@ -61,7 +61,6 @@ class Session:
     ) -> None:
         self.recipe, self.say, self.watches = recipe, say, watches
         self.stages, opens = built(recipe), engine_of(recipe.engine)
-        self.threads = Threads(resolved(recipe.machine.threads, say), self.sampling)
         settings = recipe.learner
         for one in self.stages:
             own = one.stage.learner
@@ -75,6 +74,8 @@ class Session:
         # An adapter is beside the weights that it began with; the learner's state has its own.
         model = recipe.model if recipe.lora.rank else str(weights or recipe.model)
         self.policy = load(model, recipe.seed, getattr(torch, settings.dtype), self.device, say)
+        threads = resolved(recipe.machine.threads, count(self.policy), say)
+        self.threads = Threads(threads, self.sampling)
         if settings.head == "weights":
             self.policy.head_dtype = self.policy.model.dtype
         again = all(one.stage.learner.checkpointing for one in self.stages)

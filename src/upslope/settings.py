@@ -121,7 +121,7 @@ class Stop(Settings):
     """When a stage ends: at the first bound reached; 0 is no bound."""
 
     steps: Annotated[Number, "steps"] = 100
-    flops: Annotated[Amount, "FLOPs by the ledger"] = 0.0
+    flops: Annotated[Amount, "training FLOPs by the ledger, evaluations left out"] = 0.0
     hours: Annotated[Amount, "hours elapsed"] = 0.0
     money: Annotated[Amount, "money spent, in the unit of machine.price_per_hour"] = 0.0
     accuracy: Annotated[Share, "sampled accuracy in an evaluation"] = 0.0
@@ -138,7 +138,7 @@ class Checkpoint(Settings):
 class Machine(Settings):
     """What the run may use, and what it costs."""
 
-    threads: Annotated[Number, "threads; 0 is one for each core available"] = 0
+    threads: Annotated[Number, "threads; 0 is one a core, and 1 below 5M parameters"] = 0
     device: Annotated[Literal["auto", "cpu", "cuda", "mps"], "where tensors live"] = "cpu"
     price_per_hour: Annotated[Amount, "what an hour costs; 0 is unpriced"] = 0.0
 

@@ -18,6 +18,10 @@ from upslope.types import UserError
 
 T = TypeVar("T")
 
+# Parameters below which threads cost more than they do: operations are too short to be shared, and
+# on a busy machine each waits for a thread that has no core.
+SMALL = 5_000_000
+
 
 class Threads:
     """``count`` threads. ``sampling`` says whether this process is sampling now."""
@@ -47,9 +51,12 @@ class Threads:
             torch.set_num_threads(wanted)
 
 
-def resolved(wanted: int, say: Callable[[str], None]) -> int:
-    """How many a run uses; 0 is one for each core. UserError for more than there are cores."""
+def resolved(wanted: int, parameters: int, say: Callable[[str], None]) -> int:
+    """How many a model of so many parameters uses; 0 is one for each core, or one alone for a
+    small model. UserError for more than there are cores."""
     cores = machine.cores()
+    if not wanted and parameters < SMALL:
+        return 1
     if wanted > cores:
         raise UserError(
             f"machine.threads={wanted} is more than the {cores} cores there are, and threads that "

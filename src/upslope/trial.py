@@ -10,7 +10,6 @@ from pathlib import Path
 
 import torch
 
-from upslope import machine
 from upslope.algorithms import ALGORITHMS
 from upslope.batteries import check_algorithm, check_engine, check_env
 from upslope.batteries.settings import prove_settings
@@ -21,7 +20,7 @@ from upslope.engines.local import LocalEngine
 from upslope.envs import ENVS
 from upslope.launch import prove
 from upslope.models.hub import to_stderr
-from upslope.models.load import load
+from upslope.models.load import count, load
 from upslope.models.policy import Policy
 from upslope.overrides import merge, tree_of
 from upslope.recipe import Recipe, read
@@ -29,6 +28,7 @@ from upslope.selfcheck import Proof
 from upslope.session import Session
 from upslope.settings import Component
 from upslope.stages import env_of
+from upslope.threads import resolved
 from upslope.types import Env, Message, Sampling, UserError
 
 
@@ -44,10 +44,11 @@ def recipe_of(name: str) -> Recipe | None:
 
 def opened(name: str) -> tuple[Policy, Recipe | None]:
     """A model by name, or a run's final model with its recipe."""
-    torch.set_num_threads(machine.cores())
     recipe = recipe_of(name)
     weights = name if recipe is None else str(Path(name).expanduser() / "model")
-    return load(weights, say=to_stderr), recipe
+    policy = load(weights, say=to_stderr)
+    torch.set_num_threads(resolved(0, count(policy), to_stderr))
+    return policy, recipe
 
 
 def env_for(name: str | None, settings: Sequence[str], recipe: Recipe | None) -> Env:
