@@ -93,6 +93,7 @@ TABLE = {
     "pace": "types checkpoints recipe runs session settings stages train",
     "plan": "types accelerators models pace session sizes torch",
     "trial exam": "* !plan !pace !progress !cli",
+    "slope": "scaling typer",
     "cli": "*",
     "": "launch? machine? recipe? resume? runs?",
 }
