@@ -5,7 +5,7 @@ Storage and the attention that reads it; which request a row belongs to is the e
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import combinations
 from typing import Protocol, TypeVar
 
@@ -25,9 +25,10 @@ class Cohort:
     """Rows prefilled in one pass, or merged since.
 
     Prompts lie in a grid of [prompts, width] places, so that all rows of a prompt read its keys in
-    one product. Rows' own keys all end at column ``used`` and begin at ``start``, which differs
-    between rows only after a merge. Every layer has its own tensors, so that whatever moves there
-    is one layer of it twice and no more.
+    one product. Heads come first everywhere: rows in the order of the grid are then in it as they
+    lie, and need not be copied. Rows' own keys all end at column ``used`` and begin at ``start``,
+    which differs between rows only after a merge. Every layer has its own tensors, so that whatever
+    moves there is one layer of it twice and no more.
     """
 
     def __init__(
@@ -35,7 +36,7 @@ class Cohort:
     ) -> None:
         """Rows that continue prompt ``owner[row]``. Keys are stored scaled, as scores want them.
 
-        Of each layer ``keys`` [prompts, kv, size, longest] and ``values`` [prompts, kv, longest,
+        Of each layer ``keys`` [kv, prompts, size, longest] and ``values`` [kv, prompts, longest,
         size]; ``lengths`` [prompts], ``owner`` [rows].
         """
         self.keys, self.values, self.lengths, self.owner = keys, values, lengths, owner
@@ -44,9 +45,9 @@ class Cohort:
         self.used, self.room = 0, ROOM
         self.slots: Tensor | None = None
         self.fill: Tensor | None = None
-        _, kv, size, _ = keys[0].shape
-        self.own_keys = [k.new_empty(len(owner), kv, ROOM, size) for k in keys]
-        self.own_values = [v.new_empty(len(owner), kv, ROOM, size) for v in values]
+        kv, _, size, _ = keys[0].shape
+        self.own_keys = [k.new_empty(kv, len(owner), ROOM, size) for k in keys]
+        self.own_values = [v.new_empty(kv, len(owner), ROOM, size) for v in values]
         self._arrange()
 
     @property
@@ -63,12 +64,12 @@ class Cohort:
         """Keep the rows ``order``, in that order."""
         rows, used = len(order), self.used
         moved = (order != torch.arange(rows, device=order.device)).nonzero()[:, 0]
-        if 4 * rows <= 3 * len(self.own_keys[0]):
+        if 4 * rows <= 3 * self.own_keys[0].shape[1]:
             for owns in (self.own_keys, self.own_values):
-                _each(owns, lambda own: own[order])
+                _each(owns, lambda own: own[:, order])
         else:
             for own in (*self.own_keys, *self.own_values):
-                own[moved, :, :used] = own[order[moved], :, :used]
+                own[:, moved, :used] = own[:, order[moved], :used]
         self.owner, self.position = self.owner[order], self.position[order]
         self.start = self.start[order]
         self._arrange()
@@ -83,7 +84,7 @@ class Cohort:
 
         def recent(own: Tensor, its: Tensor) -> Tensor:
             pairs = zip(both, (own, its), strict=True)
-            parts = [x[: c.rows, :, max(0, c.used - used) : c.used] for c, x in pairs]
+            parts = [x[:, : c.rows, max(0, c.used - used) : c.used] for c, x in pairs]
             return _stacked(parts, 2, self.room, (used, used))
 
         _merge(self.keys, other.keys, lambda *two: _stacked(two, 3, max(ends), ends))
@@ -101,11 +102,11 @@ class Cohort:
         prompt, own = self.owner[row], slice(int(self.start[row]), self.used)
         fed = slice(int(self.lengths[prompt]))
         keys = [
-            torch.cat((shared[prompt, ..., fed].mT, mine[row, :, own]), 1)
+            torch.cat((shared[:, prompt, :, fed].mT, mine[:, row, own]), 1)
             for shared, mine in zip(self.keys, self.own_keys, strict=True)
         ]
         values = [
-            torch.cat((shared[prompt, :, fed], mine[row, :, own]), 1)
+            torch.cat((shared[:, prompt, fed], mine[:, row, own]), 1)
             for shared, mine in zip(self.values, self.own_values, strict=True)
         ]
         return torch.stack(keys), torch.stack(values)
@@ -118,7 +119,7 @@ class Cohort:
         self.room += min(max(used, ROOM), max(GROWTH, used // 8))
         more = self.room - used
         for owns in (self.own_keys, self.own_values):
-            _each(owns, lambda own: F.pad(own[:rows], (0, 0, 0, more)))
+            _each(owns, lambda own: F.pad(own[:, :rows], (0, 0, 0, more)))
         self._mask_own()
 
     def close(self) -> None:
@@ -132,42 +133,36 @@ class Cohort:
         ``q`` and the result are [rows, heads, size].
         """
         rows, heads, size = q.shape
-        kv, end = k.shape[1], self.used + 1
-        own_keys, own_values = self.own_keys[layer][:rows], self.own_values[layer][:rows]
-        torch.mul(k, size**-0.5, out=own_keys[:, :, self.used])
-        own_values[:, :, self.used] = v
-        q = q.reshape(rows, kv, heads // kv, size)
-        far = self._from_prompts(self._to_prompts(q) @ self.keys[layer], self.far_mask)
-        near = q @ own_keys[:, :, :end].transpose(-1, -2)
+        kv, end, far = k.shape[1], self.used + 1, self.longest
+        keys, values = self.own_keys[layer][:, :rows], self.own_values[layer][:, :rows]
+        torch.mul(k.transpose(0, 1), size**-0.5, out=keys[:, :, self.used])
+        values[:, :, self.used] = v.transpose(0, 1)
+        q = q.reshape(rows, kv, -1, size).transpose(0, 1).contiguous()
+        near = q.new_empty(*q.shape[:3], end)
+        _add_products(near, q, keys[:, :, :end].mT, 0)
         if self.near_mask is not None:
             near += self.near_mask[..., :end]
-        weights = softmax(torch.cat((far, near), -1))
-        seen = weights[..., : far.shape[-1]]
-        out = self._from_prompts(self._to_prompts(seen) @ self.values[layer], None)
-        weights = weights[..., far.shape[-1] :]
+        weights = softmax(torch.cat((self._asked(q, self.keys[layer], self.far_mask), near), -1))
+        out = self._asked(weights[..., :far], self.values[layer], None)
+        weights = weights[..., far:]
         if end * heads // kv * size >= SCALAR:
-            return (out + weights @ own_values[:, :, :end]).reshape(rows, heads, size)
-        for column in range(end):
-            out = torch.addcmul(out, weights[..., column, None], own_values[:, :, column, None])
-        return out.reshape(rows, heads, size)
+            _add_products(out, weights, values[:, :, :end], 1)
+        else:
+            for column in range(end):
+                out.addcmul_(weights[..., column, None], values[:, :, column, None])
+        return out.transpose(0, 1).reshape(rows, heads, size)
 
-    def _to_prompts(self, x: Tensor) -> Tensor:
-        """From [rows, kv, g, any] to [prompts, kv, width * g, any]; empty places repeat a row."""
-        if self.fill is not None:
-            x = x.index_select(0, self.fill)
-        _, kv, g, last = x.shape
-        grid = x.view(-1, self.width, kv, g, last).transpose(1, 2)
-        return grid.reshape(-1, kv, self.width * g, last)
-
-    def _from_prompts(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """Back from [prompts, kv, width * g, any] to [rows, kv, g, any]."""
+    def _asked(self, x: Tensor, shared: Tensor, mask: Tensor | None) -> Tensor:
+        """Each row of ``x`` [kv, rows, g, a] by its prompt's matrix in ``shared`` [kv, prompts, a,
+        b], plus the prompt's ``mask`` [prompts, 1, b]: [kv, rows, g, b]."""
+        kv, _, g, inner = x.shape
+        if self.fill is not None:  # empty places repeat a row
+            x = x.index_select(1, self.fill)
+        out = x.view(kv, self.prompts, self.width * g, inner) @ shared
         if mask is not None:
-            x += mask
-        prompts, kv, places, last = x.shape
-        g = places // self.width
-        grid = x.view(prompts, kv, self.width, g, last).transpose(1, 2)
-        flat = grid.reshape(prompts * self.width, kv, g, last)
-        return flat if self.slots is None else flat.index_select(0, self.slots)
+            out += mask
+        out = out.view(kv, self.prompts * self.width, g, -1)
+        return out if self.slots is None else out.index_select(1, self.slots)
 
     def _arrange(self) -> None:
         """Give every row its place in the grid, and drop prompts once many have no row left."""
@@ -175,8 +170,8 @@ class Cohort:
         if 4 * len(live) <= 3 * len(self.lengths):
             self.owner, self.lengths = owner, self.lengths[live]
             longest = int(self.lengths.max())
-            _each(self.keys, lambda keys: keys[live, :, :, :longest])
-            _each(self.values, lambda values: values[live, :, :longest])
+            _each(self.keys, lambda keys: keys[:, live, :, :longest])
+            _each(self.values, lambda values: values[:, live, :longest])
         self.prompts, self.rows = len(self.lengths), len(self.owner)
         rows = torch.arange(self.rows, device=self.owner.device)
         counts = torch.bincount(self.owner, minlength=self.prompts)
@@ -251,13 +246,25 @@ def softmax(scores: Tensor) -> Tensor:
     return scores.exp_().div_(scores.sum(-1, keepdim=True))
 
 
+def _add_products(out: Tensor, a: Tensor, b: Tensor, times: int) -> None:
+    """Make ``out`` that many ``times`` itself plus the products of ``a`` and ``b`` [kv, n, ...].
+
+    One call where ``b`` lies evenly, else one a head: between the heads are rows that have left.
+    """
+    parts: Iterable[tuple[Tensor, ...]] = zip(out, a, b, strict=True)
+    if b.stride(0) == b.shape[1] * b.stride(1):
+        parts = [(out.flatten(0, 1), a.flatten(0, 1), b.flatten(0, 1))]
+    for sums, left, right in parts:
+        torch.baddbmm(sums, left, right, beta=times, out=sums)
+
+
 def _mask(columns: Tensor, ends: Tensor) -> Tensor | None:
-    """Additive [n, 1, 1, columns]: minus infinity where a column is not below its row's end."""
+    """Additive [n, 1, columns]: minus infinity where a column is not below its row's end."""
     hidden = columns >= ends[:, None]
     if not bool(hidden.any()):
         return None
     zeros = torch.zeros(hidden.shape, device=hidden.device)
-    return zeros.masked_fill_(hidden, float("-inf"))[:, None, None]
+    return zeros.masked_fill_(hidden, float("-inf"))[:, None]
 
 
 def _each(tensors: list[Tensor], change: Callable[[Tensor], Tensor]) -> None:
@@ -273,12 +280,12 @@ def _merge(mine: list[Tensor], its: list[Tensor], join: Callable[[Tensor, Tensor
 
 
 def _stacked(parts: Sequence[Tensor], dim: int, columns: int, ends: Sequence[int]) -> Tensor:
-    """The rows of all parts with so many ``columns`` in ``dim``, zeros but for those before each
-    part's end."""
-    shape = list(parts[0].shape)
-    shape[0], shape[dim] = sum(map(len, parts)), columns
+    """The rows [kv, rows, ...] of all parts with so many ``columns`` in ``dim``, zeros but for
+    those before each part's end."""
+    shape, rows = list(parts[0].shape), [part.shape[1] for part in parts]
+    shape[1], shape[dim] = sum(rows), columns
     out = parts[0].new_zeros(shape)
-    for place, part, end in zip(out.split([len(p) for p in parts]), parts, ends, strict=True):
+    for place, part, end in zip(out.split(rows, 1), parts, ends, strict=True):
         own = part.shape[dim]
         place.narrow(dim, end - own, own).copy_(part)
     return out

@@ -96,8 +96,8 @@ class Decoder:
         self.known = new.starts
         if new.root:
             self.known = [0, *new.starts[1:]]
-            keys = torch.stack([k[0, :, :, : new.root].transpose(-1, -2) for k in new.keys])
-            values = torch.stack([v[0, :, : new.root] for v in new.values])
+            keys = torch.stack([k[:, 0, :, : new.root].mT for k in new.keys])
+            values = torch.stack([v[:, 0, : new.root] for v in new.values])
             start = Prefix(keys.contiguous(), values, passing=True)
             self._prefixes.keep(tuple(prompts[0][: new.root]), start)
         return self._logits(x[new.last])
@@ -178,7 +178,7 @@ class Decoder:
                 qk = torch.cat((self._within(q, layer.q_norm), self._within(k, layer.k_norm)), 1)
             qk = _rotated(qk, cos, sin)
             out = attend(index, qk[:, : w.heads], qk[:, w.heads :], v)
-            x = torch.addmm(x, out.reshape(len(x), -1), layer.out)
+            x.addmm_(out.reshape(len(x), -1), layer.out)
             x = layer.mlp(x, self._normed(x, layer.after))
         return x
 

@@ -25,8 +25,8 @@ class Prefill:
 
     ``root``: tokens that all begin with, computed once. ``starts``: how many tokens each prompt
     has no need to compute for itself. ``tokens`` and ``position`` [n]: what is computed. ``last``
-    [prompts]: where among them each prompt ends. ``keys`` [prompts, kv, size, longest] and
-    ``values`` [prompts, kv, longest, size] are of each layer.
+    [prompts]: where among them each prompt ends. ``keys`` [kv, prompts, size, longest] and
+    ``values`` [kv, prompts, longest, size] are of each layer.
     """
 
     def __init__(
@@ -71,19 +71,22 @@ class Prefill:
         """Store the layer's keys, scaled, and values; [n, head, size] of attention."""
         k = k * self._size**-0.5
         shape = (self._count, self._rest, -1, self._size)
-        own_q, own_k, own_v = (x[self.root :].view(shape).transpose(1, 2) for x in (q, k, v))
+        own_q, own_k, own_v = (x[self.root :].view(shape) for x in (q, k, v))
+        own_k, own_v = own_k.permute(2, 0, 1, 3), own_v.permute(2, 0, 1, 3)
         if not self._before:
             self._store(own_k, own_v)
             return attended(own_q, self.keys[-1].mT, self.values[-1], None)
         if self._stored is not None:
-            past_k, past_v = (x[layer] for x in self._stored)
+            past_k, past_v = (x[layer].transpose(0, 1) for x in self._stored)
         else:
-            q, k, v = (x[None, : self.root].transpose(1, 2) for x in (q, k, v))
-            past_k, past_v = (x.expand(self._count, -1, -1, -1) for x in (k, v))
+            k, v = (x[None, : self.root].permute(2, 0, 1, 3) for x in (k, v))
+            past_k, past_v = (x.expand(-1, self._count, -1, -1) for x in (k, v))
         all_k, all_v = torch.cat((past_k, own_k), 2), torch.cat((past_v, own_v), 2)
         self._store(self._aligned(all_k), self._aligned(all_v))
         out = attended(own_q, all_k, all_v, self._seen)
-        return out if self._stored is not None else torch.cat((attended(q, k, v, None), out))
+        if self._stored is not None:
+            return out
+        return torch.cat((attended(q[None, : self.root], k, v, None), out))
 
     def _store(self, keys: Tensor, values: Tensor) -> None:
         self.keys.append(keys.transpose(-1, -2).contiguous())
@@ -102,10 +105,10 @@ class Prefill:
             self._moved = (columns[:longest] + empty).clamp(max=width - 1)
 
     def _aligned(self, x: Tensor) -> Tensor:
-        """[prompts, kv, longest, size] with each prompt's columns from the first on."""
+        """[kv, prompts, longest, size] with each prompt's columns from the first on."""
         if self._moved is None:
             return x
-        places = self._moved[:, None, :, None].expand(-1, x.shape[1], -1, x.shape[3])
+        places = self._moved[None, :, :, None].expand(len(x), -1, -1, x.shape[3])
         return x.gather(2, places)
 
 
@@ -124,20 +127,22 @@ def common_start(prompts: Sequence[Sequence[int]]) -> int:
 def attended(q: Tensor, k: Tensor, v: Tensor, seen: Tensor | None) -> Tensor:
     """[batch * token, head, size] of causal attention, or to what is ``seen``.
 
-    ``q`` [batch, head, token, size], scaled ``k`` and ``v`` [batch, kv, place, size].
+    ``q`` [batch, token, head, size], scaled ``k`` and ``v`` [kv, batch, place, size].
     """
-    batch, _, count, size = q.shape
-    kv, places = k.shape[1:3]
+    batch, count, heads, size = q.shape
+    kv, _, places, _ = k.shape
     if places > WHOLE or q.device.type != "cpu":
         causal = seen is None
+        q, k, v = q.transpose(1, 2), k.transpose(0, 1), v.transpose(0, 1)
         out = F.scaled_dot_product_attention(
             q, k, v, seen, is_causal=causal, enable_gqa=True, scale=1.0
         )
-    else:
-        if seen is None:
-            seen = torch.ones(count, places, dtype=torch.bool).tril()
-        hidden = torch.zeros(seen.shape, dtype=q.dtype).masked_fill_(~seen, -torch.inf)
-        scores = (q.reshape(batch, kv, -1, size) @ k.mT).view(*q.shape[:3], places)
-        weights = softmax(scores.add_(hidden))
-        out = (weights.view(batch, kv, -1, places) @ v).view(q.shape)
-    return out.transpose(1, 2).flatten(0, 1)
+        return out.transpose(1, 2).flatten(0, 1)
+    if seen is None:
+        seen = torch.ones(count, places, dtype=torch.bool).tril()
+    hidden = torch.zeros(seen.shape, dtype=q.dtype).masked_fill_(~seen, -torch.inf)
+    q = q.reshape(batch, count, kv, -1, size).permute(2, 0, 3, 1, 4)  # [kv, batch, g, token, size]
+    scores = (q.reshape(kv, batch, -1, size) @ k.mT).view(*q.shape[:4], places)
+    weights = softmax(scores.add_(hidden))
+    out = (weights.view(kv, batch, -1, places) @ v).view(q.shape)
+    return out.permute(1, 3, 0, 2, 4).reshape(-1, heads, size)
