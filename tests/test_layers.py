@@ -111,6 +111,7 @@ def test_what_is_put_into_a_model_runs_through_its_modules() -> None:
     assert layers.known(model)
     policy = adapted(Policy("adapted", model, None, (0,), 128, cost_of(model)), 2, 4.0, (), 0)
     assert not layers.known(model)
+    assert not layers.known(model.requires_grad_(False))  # as a reference is
     logprobs.prepare(policy)
     assert policy.packs
     assert not policy.lean

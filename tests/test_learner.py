@@ -229,6 +229,7 @@ def test_checkpointing_keeps_less_for_the_same_gradient_and_its_work_is_counted(
         of, ledger = policy(layers=6), Ledger()
         settings = Settings(micro_tokens=10_000, checkpointing=checkpointing)
         learner = Learner(of, settings, ledger.add)
+        of.lean = False  # the modules' own passes; tests/test_layers.py compares the others
         whole = off_policy(prepared(learner, GRPO(), batch()))
         before = ledger.totals().flops
         with nullcontext() if packs else unpacked(of):

@@ -45,7 +45,10 @@ def known(model: PreTrainedModel) -> bool:
     config = model.config.to_dict()
     trained = {p.requires_grad for p in model.parameters()}
     whole = len(trained) == 1 and {p.dtype for p in model.parameters()} == {torch.float32}
-    plain = {type(m) for m in model.modules() if isinstance(m, nn.Linear)} == {nn.Linear}
+    trunk: Any = model.model
+    # An adapter answers to the same names as the matrix that it stands beside.
+    matrices = {type(m) for each in trunk.layers for m in (*_projections(each), *_fed(each))}
+    plain = matrices == {nn.Linear} and type(trunk.embed_tokens) is nn.Embedding
     return whole and plain and config["hidden_act"] == "silu"
 
 
@@ -68,16 +71,16 @@ def states(model: PreTrainedModel, packed: Packed) -> Tensor:
         float(settings["rms_norm_eps"]),
     )
     for layer in trunk.layers:
-        own, mlp = layer.self_attn, layer.mlp
-        projections = [own.q_proj, own.k_proj, own.v_proj]
+        own = layer.self_attn
         norms = [own.q_norm.weight, own.k_norm.weight] if "q_norm" in own._modules else [None] * 2
         q, k, v = Projected.apply(  # type: ignore[no-untyped-call]
-            place, x, layer.input_layernorm.weight, *norms, *_parameters(projections)
+            place, x, layer.input_layernorm.weight, *norms, *_parameters(_projections(layer))
         )
         out = attended(q, k, v, layout, own.scaling).flatten(1)
-        matrices = _parameters([own.o_proj, mlp.gate_proj, mlp.up_proj, mlp.down_proj])
         after = layer.post_attention_layernorm.weight
-        x = Fed.apply(place.eps, x, out, after, *matrices)  # type: ignore[no-untyped-call]
+        x = Fed.apply(  # type: ignore[no-untyped-call]
+            place.eps, x, out, after, *_parameters(_fed(layer))
+        )
     last: Tensor = Normed.apply(x, trunk.norm.weight, place.eps)  # type: ignore[no-untyped-call]
     return last
 
@@ -223,6 +226,17 @@ def product(weight: Tensor, to: Tensor, x: Tensor) -> Tensor | None:
         return to.t() @ x
     there.addmm_(to.t(), x)
     return None
+
+
+def _projections(layer: Any) -> list[nn.Linear]:
+    """What goes into ``Projected``."""
+    return [layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj]
+
+
+def _fed(layer: Any) -> list[nn.Linear]:
+    """What goes into ``Fed``."""
+    mlp = layer.mlp
+    return [layer.self_attn.o_proj, mlp.gate_proj, mlp.up_proj, mlp.down_proj]
 
 
 def _parameters(matrices: list[nn.Linear]) -> Iterator[Tensor | None]:
