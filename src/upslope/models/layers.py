@@ -49,7 +49,8 @@ def known(model: PreTrainedModel) -> bool:
     # An adapter answers to the same names as the matrix that it stands beside.
     matrices = {type(m) for each in trunk.layers for m in (*_projections(each), *_fed(each))}
     plain = matrices == {nn.Linear} and type(trunk.embed_tokens) is nn.Embedding
-    return whole and plain and config["hidden_act"] == "silu"
+    hooked = any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+    return whole and plain and not hooked and config["hidden_act"] == "silu"
 
 
 def states(model: PreTrainedModel, packed: Packed) -> Tensor:
@@ -162,11 +163,12 @@ class Projected(torch.autograd.Function):
                 y, of = raw[2 * i], raw[2 * i + 1]
                 ours[i], to_norms[i] = _norm_back(ours[i], y * of, weight, of)
         unit = x * scale
-        h, to_h, found = unit * norm, torch.zeros_like(x), list[Tensor | None]()
-        for grad, (weight, bias) in zip(ours, _pairs(matrices), strict=True):
-            flat = grad.flatten(1)
-            to_h.addmm_(flat, weight)
-            found += [product(weight, flat, h), None if bias is None else flat.sum(0)]
+        h, found = unit * norm, list[Tensor | None]()
+        flat, pairs = [grad.flatten(1) for grad in ours], _pairs(matrices)
+        for grad, (weight, bias) in zip(flat, pairs, strict=True):
+            found += [product(weight, grad, h), None if bias is None else grad.sum(0)]
+        to_h = flat[0] @ pairs[0][0]
+        to_h.addmm_(flat[1], pairs[1][0]).addmm_(flat[2], pairs[2][0])
         to_x, to_norm = _norm_back(to_h, unit, norm, scale)
         return None, to_x, to_norm, *to_norms, *found
 
