@@ -109,8 +109,13 @@ def test_what_is_put_into_a_model_runs_through_its_modules() -> None:
     assert not policy_of("llama, tied", torch.bfloat16).lean
     model = AutoModelForCausalLM.from_config(copy.deepcopy(CONFIGS["llama, tied"])).eval()
     assert layers.known(model)
+    hook = model.model.layers[1].mlp.register_forward_hook(lambda *given: None)
+    assert not layers.known(model)
+    hook.remove()
+    assert layers.known(model)
     policy = adapted(Policy("adapted", model, None, (0,), 128, cost_of(model)), 2, 4.0, (), 0)
     assert not layers.known(model)
+    assert not layers.known(model.requires_grad_(False))  # as a reference is
     logprobs.prepare(policy)
     assert policy.packs
     assert not policy.lean
