@@ -29,10 +29,10 @@ lint: $(VENV)/.dev
 
 # What each prints is kept in benchmarks/results, from which page.py draws docs/performance.md.
 bench: $(VENV)/.ready
-	$(KEEP) rollout-16x4 "sampling, 16 x 4: generate" $(BIN)/python benchmarks/engine.py --rounds 5
-	$(KEEP) rollout-16x8 "sampling, 16 x 8: generate" $(BIN)/python benchmarks/engine.py --group 8 --rounds 5
-	$(KEEP) update-4x4 "update, 4 x 4: padded" $(BIN)/python benchmarks/update.py
-	$(KEEP) update-8x16 "update, 8 x 16, 4 tokens: padded" $(BIN)/python benchmarks/update.py --prompts 8 --group 16 --tokens 4
+	$(KEEP) rollout-16x4 "sampling, 16 x 4: generate" $(BIN)/python benchmarks/engine.py --rounds 5 --bound 2.8
+	$(KEEP) rollout-16x8 "sampling, 16 x 8: generate" $(BIN)/python benchmarks/engine.py --group 8 --rounds 5 --bound 3.2
+	$(KEEP) update-4x4 "update, 4 x 4: padded" $(BIN)/python benchmarks/update.py --rounds 5 --bound 1.75
+	$(KEEP) update-8x16 "update, 8 x 16, 4 tokens: padded" $(BIN)/python benchmarks/update.py --prompts 8 --group 16 --tokens 4 --bound 6
 	$(KEEP) ladder "a step of the ladder recipe, 64 x 8" $(BIN)/python benchmarks/ladder.py recipes/ladder_addition.toml
 	env -u OMP_NUM_THREADS $(KEEP) overlap "staleness 1: staleness 0" $(BIN)/python benchmarks/overlap.py
 	$(BIN)/python benchmarks/page.py

@@ -133,6 +133,7 @@ def main() -> None:
     parser.add_argument("--prompt-tokens", type=int, default=92)
     parser.add_argument("--tokens", type=int, default=64, help="tokens sampled in each row")
     parser.add_argument("--rounds", type=int, default=5, help="warm ones")
+    parser.add_argument("--bound", default="", help="what the ratio is held to, printed with it")
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -159,6 +160,10 @@ def main() -> None:
             f"upslope   {compute / spent:.0%} of the FLOP limit, {memory / spent:.0%} of bandwidth"
         )
     print(f"memory    {peak_memory() / 2**30:.2f} GiB at the peak")
+    peers = [rate for name, rate in median.items() if name != "upslope"]
+    if "upslope" in median and peers:
+        ratio = median["upslope"] / max(peers)
+        print(f"ratio     {ratio:.2f} to the faster one{args.bound and f', bound {args.bound}'}")
 
 
 if __name__ == "__main__":

@@ -156,6 +156,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=1, help="warm updates of each process")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--bound", default="", help="what the ratio is held to, printed with it")
     parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -182,7 +183,8 @@ def main() -> None:
     pairs = zip(*seen.values(), strict=True)
     ratios = sorted(t["seconds"] / u["seconds"] for u, t in pairs)
     print(f"ratio    {theirs['seconds'] / ours['seconds']:6.2f} (rounds {ratios[0]:.2f} to", end="")
-    print(f" {ratios[-1]:.2f}), memory {100 * ours['memory'] / theirs['memory']:.0f}%")
+    share = f"memory {100 * ours['memory'] / theirs['memory']:.0f}%"
+    print(f" {ratios[-1]:.2f}), {share}{args.bound and f', bound {args.bound}'}")
 
 
 if __name__ == "__main__":
