@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 
+from records import Interrupt
 from small_policies import policy
 from upslope.batteries import check_engine
 from upslope.engines import OpensApart
@@ -270,18 +271,6 @@ def test_threads_are_told_to_an_engine_elsewhere() -> None:
         assert (told, seen) == ([2, 4], 2)
     finally:
         torch.set_num_threads(1)
-
-
-class Interrupt:
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    def see(
-        self, stage: str, step: int, groups: Sequence[Group], metrics: Metrics
-    ) -> Sequence[Action]:
-        if groups and step == self.step:
-            raise KeyboardInterrupt
-        return ()
 
 
 class Groups:

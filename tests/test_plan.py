@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from upslope.accelerators import ACCELERATORS, Accelerator, Load
+from upslope.envs.episodes import answers_once
 from upslope.models.policy import checksum
 from upslope.pace import STEPS, WARM, Alternating, Clock, Pace, _pace, _small, paces
 from upslope.plan import _spent, _time, lines
@@ -83,6 +84,7 @@ def test_a_later_stage_is_tried_as_long_as_what_was_demonstrated(made: Session) 
     assert (rollout.problems, rollout.max_tokens) in {(2, 2), (2, 3)}
     assert small.stage.stop.steps == WARM + STEPS
     assert isinstance(small.env, Alternating)
+    assert answers_once(small.env)  # its groups are one request, as the run's will be
     assert _small(made, rl, [], parts=1).env is rl.env
     assert _small(made, rl, [], parts=1).stage.rollout.max_tokens == 9
 

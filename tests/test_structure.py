@@ -90,7 +90,7 @@ TABLE = {
     "scaling.picture": "curve scaling numpy",
     "sizes": "engines.apart session stages",
     "accelerators": "sizes",
-    "pace": "types checkpoints recipe runs session settings stages train",
+    "pace": "types checkpoints envs.episodes recipe runs session settings stages train",
     "plan": "types accelerators models pace session sizes torch",
     "trial exam": "* !plan !pace !progress !cli",
     "slope": "scaling typer",

@@ -17,6 +17,7 @@ from statistics import mean
 from typing import cast
 
 from upslope.checkpoints import Place
+from upslope.envs.episodes import answers_once, single_turn
 from upslope.recipe import dump
 from upslope.runs import Run
 from upslope.session import Session
@@ -75,6 +76,13 @@ class Alternating:
         return [replace(r, total=float(i % 2), valid=True) for i, r in enumerate(graded)]
 
 
+@dataclass(frozen=True)
+class AlternatingAnswers(Alternating):
+    """One whose plays are one answer, sampled as the run will sample them."""
+
+    play = single_turn
+
+
 class Clock:
     """A watch: when each step ended, what it was and what the ledger said."""
 
@@ -125,7 +133,7 @@ def _small(session: Session, one: Built, before: Sequence[Built], parts: int) ->
     rollout = stage.rollout.model_copy(update={"problems": problems})
     shown = next((b for b in reversed(before) if b.stage.source.type == "recorded"), None)
     if before and stage.source.type == "rollouts":
-        env = cast(Env, Alternating(one.env))
+        env = cast(Env, (AlternatingAnswers if answers_once(env) else Alternating)(env))
         if shown is not None and not rollout.think_tokens:
             length = min(rollout.max_tokens, _shown(session, shown))
             rollout = rollout.model_copy(update={"max_tokens": length})

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from upslope.chat import Chat
-from upslope.envs.episodes import OneAnswer, single_turn
+from upslope.envs.episodes import OneAnswer, answers_once
 from upslope.grading import SECONDS, blaming, grade
 from upslope.seeds import seed_of
 from upslope.segments import Rows, answered
@@ -102,7 +102,7 @@ class Player:
         """
         prompt = self.chat.encode(self.chat.messages(problem))
         places = [(visit, member) for member in range(size)]
-        if self.thinking is None and vars(type(self.env)).get("play") is single_turn:
+        if self.thinking is None and answers_once(self.env):
             trajectories = await self._answers(problem, prompt, places, (seed, phase))
         else:
             plays = [self._play(problem, prompt, place, (seed, phase)) for place in places]

@@ -25,3 +25,8 @@ class OneAnswer:
 async def single_turn(env: Env, problem: Problem) -> AsyncIterator[Episode]:
     """Write ``play = single_turn`` in an env whose problems take one answer."""
     yield OneAnswer()
+
+
+def answers_once(env: Env) -> bool:
+    """Whether an env's plays are ``single_turn``, so that a group of them is one request."""
+    return vars(type(env)).get("play") is single_turn
