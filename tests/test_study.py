@@ -122,6 +122,17 @@ def test_the_report_is_made_from_the_table_alone(tmp_path: Path, lift: float, sa
     assert report(study) == [str(study.folder / n) for n in ("report.md", "curves.svg")]
 
 
+SHIPPED = sorted(Path(__file__).parents[1].glob("studies/*/results.csv"))
+
+
+@pytest.mark.parametrize("table", SHIPPED, ids=lambda path: path.parent.name)
+def test_reports_in_the_repository_are_what_their_tables_give(table: Path, tmp_path: Path) -> None:
+    for name in ("study.toml", "results.csv"):
+        (tmp_path / name).write_bytes((table.parent / name).read_bytes())
+    report(Study.read(tmp_path))
+    assert (tmp_path / "report.md").read_text() == (table.parent / "report.md").read_text()
+
+
 def test_a_study_is_run_and_not_run_again(tmp_path: Path) -> None:
     plan = PLAN.replace("[0, 1, 2]", "[0]").replace("5e15", "1e6")
     planned(tmp_path / "s", plan)
