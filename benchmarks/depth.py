@@ -60,7 +60,8 @@ def main() -> None:
         residual = np.log([*found.values()]) - np.log(scale) - exponent * np.log([*found])
         spread = np.log([*found.values()])
         fit = 1 - float((residual**2).sum() / ((spread - spread.mean()) ** 2).sum())
-        print(f"  seed {seed}: T = {scale:.3g} D^{exponent:.2f}, R^2 {fit:.3f}, {len(found)} depths")
+        law = f"T = {scale:.3g} D^{exponent:.2f}"
+        print(f"  seed {seed}: {law}, R^2 {fit:.3f}, {len(found)} depths")
         exponents.append(exponent)
     if len(exponents) < 2:
         sys.exit("fewer than two seeds have an exponent: no interval can be given")
