@@ -48,8 +48,8 @@ class Shape:
 
     problems: int = 4
     group: int = 4
-    prompt: int = 32
-    reply: int = 32
+    prompt: int = 16  # 16 times that is half of a ladder model's context
+    reply: int = 16
 
 
 class Steps:
