@@ -122,7 +122,7 @@ def settings() -> str:
 def algorithm(name: str) -> str:
     """An algorithm's page."""
     cls = find(ALGORITHMS, name, "algorithm")
-    warm = 'source = { type = "recorded" }\n' if name == "sft" else ""
+    warm = 'source = { type = "recorded" }\n' if name in ("ilql", "iql", "sft") else ""
     recipe = f'model = "ladder:0.6m"\n{warm}\n[env]\ntype = "arithmetic"\n\n'
     recipe += f'[algorithm]\ntype = "{name}"\n\n[learner]\nlr = 3e-4'
     proved = f"`upslope check {name}` proves its contract: see "

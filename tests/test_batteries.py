@@ -24,8 +24,10 @@ KLS: list[dict[str, Any]] = [
     {"kl": {"coefficient": 0.1, "kind": "k3"}},
     {"kl": {"coefficient": 0.1, "kind": "k1", "place": "reward"}},
 ]
+FORMS = ["two_hot", "hl_gauss"]
 GROUPED = ["cispo", "dr_grpo", "grpo", "gspo", "rloo"]
-CASES = [(name, kl) for name in ALGORITHMS for kl in KLS if name != "sft" or not kl]
+PLAIN = ["ilql", "iql", "sft"]  # recorded answers: no KL, no entropy
+CASES = [(name, kl) for name in ALGORITHMS for kl in KLS if name not in PLAIN or not kl]
 CASES += [("rloo", {"aggregation": "constant", "length": 7}), ("sft", {"aggregation": "sequence"})]
 CASES += [("grpo", {"aggregation": "token"}), ("grpo", {"aggregation": "prompt"})]
 CASES += [(name, {"zero_variance": how}) for name in GROUPED for how in ("drop", "resample")]
@@ -39,6 +41,10 @@ CASES += [(name, {"entropy": {"target": 0.5}}) for name in ("cispo", "reinforce"
 CASES += [
     ("grpo", {"kl": {"coefficient": 0.1, "kind": k, "corrected": True}}) for k in ("k1", "k2")
 ]
+CASES += [("ppo", {"critic": {"twin": True}, "truncated": "bootstrap", "scale": "none"})]
+CASES += [("ppo", {"critic": {"form": how}, "entropy": {"target": 0.5}}) for how in FORMS]
+CASES += [("vapo", {"critic": {"clip": 0.1}, "overlong": {"mask": True}, "alpha": 0.5})]
+CASES += [("iql", {"critic": {"conservative": 0.0, "place": "separate"}})]
 CASES += [("grpo", {"scale": "batch"}), ("gspo", {"scale": "none"})]
 CASES += [("cispo", {"scale": "batch"}), ("cispo", {"scale": "none"}), ("reinforce", {"decay": 0})]
 

@@ -220,7 +220,7 @@ def test_metrics_page_has_what_runs_write_and_nothing_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    written = names_of(trained()) | names_of(odd(tmp_path)) | set(costly())
+    written = names_of(trained()) | names_of(odd(tmp_path)) | set(costly()) | names_of(judged())
     listed = re.findall(r"^\| `(\w+/[^`]+)` \|", TEXTS["docs/metrics.md"], re.M)
     patterns = {name: re.compile(re.sub(r"<\w+>", "[^/]+", name)) for name in listed}
     unlisted = [n for n in written if not any(p.fullmatch(n) for p in patterns.values())]
@@ -240,6 +240,13 @@ def trained() -> Run:
     rl |= {"rollout": {"max_staleness": 1}, "source": {"type": "rollouts", "retire": 0.9}}
     envs = [{"type": "arithmetic", "digits": n, "label": f"of-{n}"} for n in (1, 2)]
     return upslope.train({**SMALL, "env": envs, "stage": [WARM, rl]})
+
+
+def judged() -> Run:
+    """PPO and then ILQL: what critics say."""
+    rl = {"name": "rl", "algorithm": {"type": "ppo"}}
+    logs = {**WARM, "algorithm": {"type": "ilql", "gamma": 0.9}}
+    return upslope.train({**SMALL, "stage": [rl, logs]})
 
 
 def odd(folder: Path) -> Run:

@@ -33,8 +33,9 @@ from upslope.stages import Built, built
 from upslope.types import Problem, Reward, Split, Trajectory, UserError
 
 NAMES = ["dapo", "dr_grpo", "gspo", "grpo", "magistral", "minimax", "rloo", "scalerl"]
+NAMES += ["ppo", "vapo", "vc_ppo"]
 # What a preset leaves to the user: lengths, and the step of a bonus that none of them has.
-LEFT = {"length", "overlong.limit", "overlong.cache", "entropy.step"}
+LEFT = {"length", "overlong.limit", "overlong.cache", "entropy.step", "critic.floor"}
 BASE: dict[str, Any] = {"model": "ladder:0.1m", "env": {"type": "arithmetic"}}
 
 

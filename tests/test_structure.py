@@ -35,11 +35,13 @@ TABLE = {
     "presets": "types overrides sentences",
     "recipe": "types overrides presets sentences settings pydantic tomli_w",
     "chat": "types transformers",
-    "advantages losses": "torch jaxtyping",
-    "batch": "types torch jaxtyping numpy",
+    "advantages losses returns": "torch jaxtyping",
+    "critic": "types torch jaxtyping",
+    "alike": "torch jaxtyping numpy",
+    "batch": "types alike critic torch jaxtyping numpy",
     "snapshots": "types huggingface_hub",
-    "models": "types batch files seeds snapshots models torch transformers jaxtyping numpy "
-    "tokenizers safetensors huggingface_hub gguf filelock peft?",
+    "models": "types alike batch critic files seeds snapshots models torch transformers jaxtyping "
+    "numpy tokenizers safetensors huggingface_hub gguf filelock peft?",
     "engines.scripted": "types numpy transformers?",
     "engines.wire": "types",
     "engines": "types engines machine models torch transformers jaxtyping numpy",
@@ -50,10 +52,12 @@ TABLE = {
     "envs.datasets": "types snapshots? pyarrow?",
     "envs.mathematics": "types seeds rewards envs.episodes envs.datasets",
     "envs.reasoning_gym": "types seeds rewards envs.episodes reasoning_gym?",
-    "algorithms": "types batch advantages losses algorithms.parts torch",
+    "algorithms": "types batch advantages critic losses returns algorithms.parts "
+    "algorithms.quality algorithms.valued torch",
+    "tally": "types batch losses torch",
     "steps": "settings",
     "sinks": "types torch? wandb? trackio?",
-    "learner": "types batch losses settings steps models torch",
+    "learner": "types batch losses settings steps tally models torch",
     "grading": "types",
     "segments": "types numpy",
     "rollout": "types chat envs.episodes grading seeds segments settings",
@@ -62,7 +66,7 @@ TABLE = {
     "sources": "types chat curriculum demonstrations rollout seeds numpy",
     "estimates overlap": "types numpy",
     "evaluate": "types estimates rollout numpy",
-    "selfcheck": "types batch chat grading overlap sources learner models numpy torch",
+    "selfcheck": "types batch chat grading overlap sources learner tally models numpy torch",
     "sync": "types ledger learner models",
     "checkpoints": "types batch learner ledger models result settings pydantic torch",
     "threads": "types machine torch",
@@ -71,11 +75,11 @@ TABLE = {
     "trajectories",
     "assessment": "types checkpoints evaluate ledger measures models recipe result rollout runs "
     "trajectories",
-    "batteries": "types batch grading learner measures rollout selfcheck components recipe models "
-    "batteries torch numpy",
+    "batteries": "types batch critic grading learner tally measures rollout selfcheck components "
+    "recipe models batteries torch numpy",
     "progress": "types recipe rich",
     "stages": "types batch algorithms components engines envs overrides recipe settings sinks",
-    "session": "types assessment chat checkpoints components curriculum demonstrations "
+    "session": "types assessment batch chat checkpoints components curriculum demonstrations "
     "devices engines engines.apart engines.local learner ledger machine models recipe result "
     "rollout runs sources stages sync threads train torch",
     "launch": "types batch checkpoints curve learner machine models recipe result runs scaling "
@@ -88,7 +92,7 @@ TABLE = {
     "scaling.allocate": "types files recipe scaling numpy",
     "scaling.report": "types estimates files machine scaling numpy scipy",
     "scaling.picture": "curve scaling numpy",
-    "sizes": "engines.apart session stages",
+    "sizes": "batch engines.apart session stages",
     "accelerators": "sizes",
     "pace": "types checkpoints envs.episodes recipe runs session settings stages train",
     "plan": "types accelerators models pace session sizes torch",
@@ -99,7 +103,8 @@ TABLE = {
 }
 # Lines of a file and of a function. ``types`` has every noun; ``parts`` is not an algorithm.
 LIMIT, LONGEST, ALGORITHM = 300, 60, 80
-LIMITS = {"train": 100, "types": 350, "algorithms.parts": 190}
+LIMITS = {"train": 100, "types": 350, "algorithms.parts": 190, "algorithms.quality": 120}
+LIMITS |= {"algorithms.valued": 190}
 FORBIDDEN = {"utils", "util", "base", "core", "common", "helpers"}
 # The code of others is looked at from outside: a config's optional keys, torch's types by name.
 ATTRIBUTES = {

@@ -11,15 +11,16 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from upslope.alike import packed_tokens, shared_prefix
+from upslope.critic import Critic
 from upslope.types import Group, Metrics, Segment, Trajectory, Turn, graded
 
-Column = Literal["old_logprobs", "ref_logprobs"]
-Read = Literal["logprobs", "entropy"]
+Column = Literal["old_logprobs", "ref_logprobs", "values", "q"]
+Read = Literal["logprobs", "entropy", "values", "q"]
 Couples = Literal["row", "trajectory", "group"]
 State = Mapping[str, float]
 
@@ -29,6 +30,8 @@ class Batch:
     """Columns [row token], right-padded, and [row]. Optional columns are None until filled.
 
     ``old_logprobs`` None in an update means: the live values, detached (ratio exactly 1).
+    ``segment`` orders the rows of a trajectory. ``values`` are of the states that tokens were
+    chosen in, ``q`` of choosing them there.
     """
 
     tokens: Int[Tensor, "row token"]
@@ -39,11 +42,14 @@ class Batch:
     length: Int[Tensor, " row"]
     trajectory: Int[Tensor, " row"]
     group: Int[Tensor, " row"]
+    segment: Int[Tensor, " row"]
     reward: Float[Tensor, " row"]
     valid: Bool[Tensor, " row"]
     truncated: Bool[Tensor, " row"]
     old_logprobs: Float[Tensor, "row token"] | None = None
     ref_logprobs: Float[Tensor, "row token"] | None = None
+    values: Float[Tensor, "row token"] | None = None
+    q: Float[Tensor, "row token"] | None = None
     advantages: Float[Tensor, "row token"] | None = None
     weights: Float[Tensor, "row token"] | None = None
     state: State | None = None
@@ -54,19 +60,19 @@ class Batch:
     @staticmethod
     def of(groups: Sequence[Group], state: State | None = None) -> Batch:
         """One row for each segment that has a trained token; trajectories and groups get ids."""
-        rows: list[tuple[Segment, list[Turn], int, int, Trajectory]] = []
+        rows: list[tuple[Segment, list[Turn], int, int, Trajectory, int]] = []
         played = [(g, t) for g, group in enumerate(groups) for t in group.trajectories]
         for number, (g, trajectory) in enumerate(played):
             for s, segment in enumerate(trajectory.segments):
                 if np.count_nonzero(segment.trained):
                     turns = [t for t in trajectory.turns if t.segment == s]
-                    rows.append((segment, turns, number, g, trajectory))
+                    rows.append((segment, turns, number, g, trajectory, s))
         if not rows:
             raise ValueError("a batch needs at least one row with a trained token")
         width = max(len(row[0].tokens) for row in rows)
         segments = [row[0] for row in rows]
         temperature = np.ones((len(rows), width), dtype=np.float32)
-        for i, (_, turns, _, _, _) in enumerate(rows):
+        for i, (_, turns, *_) in enumerate(rows):
             for turn in turns:
                 # Greedy tokens are scored at temperature 1: at 0 log-probabilities are 0 or -inf.
                 temperature[i, turn.start : turn.stop] = turn.temperature or 1.0
@@ -82,6 +88,7 @@ class Batch:
             length=torch.tensor([len(s.tokens) for s in segments]),
             trajectory=torch.tensor([row[2] for row in rows]),
             group=torch.tensor([row[3] for row in rows]),
+            segment=torch.tensor([row[5] for row in rows]),
             reward=torch.tensor([r.total for r in rewards], dtype=torch.float32),
             valid=torch.tensor([r.valid for r in rewards]),
             truncated=torch.tensor([row[4].truncated for row in rows]),
@@ -126,14 +133,14 @@ class Batch:
         Groups stay together while they fit; a larger one is split as far as ``couples`` allows. A
         unit that may not be split is given whole, however large.
         """
-        if len(self) and _packed_tokens(self.tokens, self.length) <= budget:
+        if len(self) and packed_tokens(self.tokens, self.length) <= budget:
             yield torch.arange(len(self))
             return
         root = shared_prefix(self.tokens, self.length) if len(self) else 0
         pending: list[int] = []
         spent = root
         for rows in self._units(budget, couples):
-            cost = _packed_tokens(self.tokens[rows], self.length[rows]) - root
+            cost = packed_tokens(self.tokens[rows], self.length[rows]) - root
             if pending and spent + cost > budget:
                 yield torch.tensor(pending)
                 pending, spent = [], root
@@ -145,7 +152,7 @@ class Batch:
     def _units(self, budget: int, couples: Couples) -> Iterator[Tensor]:
         for group in torch.unique(self.group):
             rows = (self.group == group).nonzero()[:, 0]
-            cost = _packed_tokens(self.tokens[rows], self.length[rows])
+            cost = packed_tokens(self.tokens[rows], self.length[rows])
             if cost <= budget or couples == "group":
                 yield rows
                 continue
@@ -154,7 +161,7 @@ class Batch:
             taken = whole[0]
             for more in whole[1:]:
                 both = torch.cat([taken, more])
-                if _packed_tokens(self.tokens[both], self.length[both]) > budget:
+                if packed_tokens(self.tokens[both], self.length[both]) > budget:
                     yield taken
                     both = more
                 taken = both
@@ -181,43 +188,19 @@ def _padded(rows: Sequence[Any], width: int, dtype: torch.dtype) -> Tensor:
     return torch.from_numpy(out).to(dtype)
 
 
-def shared_prefix(tokens: Int[Tensor, "row token"], length: Int[Tensor, " row"]) -> int:
-    """How many leading tokens all rows have in common, at most the shortest row less one."""
-    if len(tokens) == 1:
-        return int(length[0]) - 1
-    same = (tokens == tokens[:1]).all(0)
-    common = int(same.int().cumprod(0).sum())
-    return min(common, int(length.min()) - 1)
-
-
-def in_order(
-    tokens: Int[Tensor, "row token"], length: Int[Tensor, " row"]
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Rows in the order of their tokens, and how many each then shares with the one before it.
-
-    A row's last token is left out, as in packing: nothing comes after it.
-    """
-    inside = np.arange(tokens.shape[1]) < (length.numpy()[:, None] - 1)
-    words = np.where(inside, tokens.numpy() + 1, 0)
-    # Big-endian bytes are ordered as the numbers are.
-    order = words.astype(">u4").view(f"V{4 * tokens.shape[1]}")[:, 0].argsort(kind="stable")
-    ranked, ends = words[order], length.numpy()[order] - 1
-    apart = ranked[1:] != ranked[:-1]
-    same = np.where(apart.any(1), apart.argmax(1), tokens.shape[1])
-    return order, np.concatenate([[0], np.minimum(same, ends[1:])])
-
-
-def _packed_tokens(tokens: Tensor, length: Tensor) -> int:
-    order, shared = in_order(tokens, length)
-    return int(length.sum()) - len(order) - int(shared.sum())
-
-
 @dataclass(frozen=True, eq=False)
 class Outputs:
-    """What a loss differentiates: the columns an algorithm's ``reads`` names, [row token]."""
+    """What a loss differentiates: the columns an algorithm's ``reads`` names, [row token].
+
+    ``values`` are numbers as ``Critic`` reads them. ``q`` is of the tokens, and ``q_logprobs`` its
+    log softmax over all tokens, where the critic is conservative.
+    """
 
     logprobs: Float[Tensor, "row token"]
     entropy: Float[Tensor, "row token"] | None = None
+    values: Float[Tensor, "row token head bin"] | None = None
+    q: Float[Tensor, "row token head"] | None = None
+    q_logprobs: Float[Tensor, "row token head"] | None = None
 
 
 Claim = Literal["equal_rewards_no_signal", "policy_gradient", "silent_without_advantage"]
@@ -266,6 +249,30 @@ class Algorithm(Protocol):
 
     def loss(self, out: Outputs, batch: Batch) -> tuple[Tensor, Mapping[str, Tensor]]:
         """Loss per token [row token], and metrics per token, averaged over trained tokens."""
+
+
+@runtime_checkable
+class Reports(Protocol):
+    """What has something to say of a rollout batch, its advantages filled, before its updates."""
+
+    def report(self, batch: Batch) -> Metrics:
+        """Metrics of the step's row; ``advance`` is told of them, too."""
+
+
+@runtime_checkable
+class Critical(Protocol):
+    """What an algorithm has, beside ``Algorithm``'s, whose needs or reads are values or Q."""
+
+    @property
+    def critic(self) -> Critic: ...
+
+    def learns(self, state: State | None) -> bool:
+        """Whether the policy is trained in this step, too, or its critic alone."""
+
+
+def critic_of(algorithm: Algorithm) -> Critic | None:
+    """The critic's settings; None of an algorithm without one."""
+    return algorithm.critic if isinstance(algorithm, Critical) else None
 
 
 def with_old(batch: Batch, logprobs: Tensor) -> Batch:

@@ -120,6 +120,7 @@ async def train_stage(
             await parts.synchronise(at.step, False)
             at = at.model_copy(update={"tested": await assessment.test(at.step)})
         at = await train(parts, at)
+        session.policy.settle()
         before, after = at.before, at.after
         if selects:
             selected = assessment.choose()
@@ -181,6 +182,7 @@ async def prove_stage(session: Session, one: Built) -> list[Proof]:
         one.stage.learner,
         lambda phase, flops, tokens: session.ledger.add("check", flops, tokens),
         reference=session.policy,
+        algorithm=one.algorithm,
     )
     await session.sync.load(learner, 0, moved=False)
     proofs.append(Proof("the engine holds the learner's weights", session.sync.last))

@@ -16,10 +16,11 @@ from torch import Tensor
 from upslope.batch import Algorithm, Batch
 from upslope.chat import Chat
 from upslope.grading import grade
-from upslope.learner import Learner, Tally
+from upslope.learner import Learner
 from upslope.models.logprobs import unpacked
 from upslope.overlap import overlap
 from upslope.sources import spoken
+from upslope.tally import Tally
 from upslope.types import Env, Group, Problem, UserError
 
 # How far engine and learner may be apart in a log-probability: rounding, and nothing else.
@@ -199,7 +200,8 @@ def _gradient(
     learner: Learner, batch: Batch, algorithm: Algorithm, budget: int
 ) -> tuple[Tally, list[Tensor]]:
     tally = learner.accumulate(batch, algorithm, budget)
-    grads = [p.grad for p in learner.policy.model.parameters() if p.grad is not None]
+    every = [parameter for own in learner.parameters for parameter in own]
+    grads = [p.grad for p in every if p.grad is not None]
     learner.optimiser.zero_grad()
     return tally, grads
 

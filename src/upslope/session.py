@@ -12,6 +12,7 @@ import torch
 
 from upslope import machine
 from upslope.assessment import Assessment
+from upslope.batch import critic_of
 from upslope.chat import Chat
 from upslope.checkpoints import Checkpoint, Place, write_checkpoint
 from upslope.components import build
@@ -78,6 +79,8 @@ class Session:
         # An adapter is beside the weights that it began with; the learner's state has its own.
         model = recipe.model if recipe.lora.rank else str(weights or recipe.model)
         self.policy = load(model, recipe.seed, getattr(torch, settings.dtype), self.device, say)
+        if any((own := critic_of(one.algorithm)) and own.decode for one in self.stages):
+            self.policy.untie()
         stale = any(one.stage.rollout.max_staleness for one in self.stages)
         parameters = count(self.policy)
         threads = resolved(recipe.machine.threads, parameters, say, sides=1 + stale)
@@ -141,7 +144,7 @@ class Session:
             run.save_reference(one.stage.name, lambda folder: save(self.policy, folder))
             reference = frozen_copy(self.policy)
         settings, updates = one.stage.learner, one.stage.updates
-        return Learner(self.policy, settings, self.spend, reference, updates)
+        return Learner(self.policy, settings, self.spend, reference, updates, one.algorithm)
 
     def spend(self, phase: Phase, flops: float, tokens: int) -> None:
         """A pass of the learner, to the ledger; the next may have another share of the threads."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
+from upslope.batch import critic_of
 from upslope.engines.apart import ApartEngine
 from upslope.session import Session
 from upslope.stages import Built
@@ -70,6 +71,11 @@ def sizes(session: Session, one: Built) -> Sizes:
     alone, own = rows * (prompt + reply - 1), rows * (prompt + reply) ** 2
     imitated = cost.forward(alone, 3 * own, head) + cost.token_back * alone + cost.head_back * head
     filled = forward if learner.updates * learner.epochs > 1 else 0.0
+    if (critic := critic_of(one.algorithm)) is not None:
+        apart, trunk = critic.place == "separate", cost.forward(packed, pairs, 0)
+        filled += trunk if apart or not filled else 0.0
+        if apart:
+            update += trunk + cost.token_back * packed + 2 * cost.pair * pairs
     prefill, decode = sampled(session, groups, members, prompt, reply) if live else (0.0, 0.0)
     held = max(map(len, session.held_out(one).values()))
     found = Sizes(
@@ -132,6 +138,10 @@ def memory(session: Session) -> Memory:
     # The engine keeps a copy of a head that is computed in another dtype.
     cast = head.numel() * policy.head_dtype.itemsize if head.dtype != policy.head_dtype else 0
     reference = any("ref_logprobs" in one.algorithm.needs for one in session.stages)
+    critics = [c for one in session.stages if (c := critic_of(one.algorithm)) is not None]
+    apart_critics = [c for c in critics if c.place == "separate"]
+    judge = trained if apart_critics else 0.0
+    copies = max((bool(c.polyak) + bool(c.l2) for c in apart_critics), default=0)
     # In a process of its own the engine has Python and the libraries again, and weights come there
     # through memory that both share.
     apart = isinstance(session.engine, ApartEngine)
@@ -139,9 +149,9 @@ def memory(session: Session) -> Memory:
     tokens = min(session.recipe.learner.micro_tokens, largest)
     return Memory(
         process=PROCESS * (1 + apart),
-        weights=weights,
-        gradients=trained,
-        optimiser=2 * trained,
+        weights=weights + judge * (1 + copies),
+        gradients=trained + judge,
+        optimiser=2 * (trained + judge),
         engine=weights * (1 + apart) + cast,
         reference=trained if reference else 0.0,
         activations=float(session.activations * tokens),

@@ -73,14 +73,15 @@ def advance(self: Shaped, state: State, metrics: Metrics) -> State:
     return self.entropy.advance(state, metrics)
 
 
-def _needs(self: Shaped) -> frozenset[Column]:
+def shaped_needs(self: Shaped) -> frozenset[Column]:
     """The reference for a KL, and for one in the reward the old policy's values, too."""
     if self.kl.in_reward:
         return frozenset({"ref_logprobs", "old_logprobs"})
     return frozenset({"ref_logprobs"}) if self.kl.in_loss else NO_COLUMNS
 
 
-def _reads(self: Shaped) -> frozenset[Read]:
+def shaped_reads(self: Shaped) -> frozenset[Read]:
+    """The entropy for a bonus."""
     return frozenset({"logprobs", "entropy"} if self.entropy.wanted else {"logprobs"})
 
 
@@ -96,7 +97,7 @@ def _group_claims(self: Grouped) -> frozenset[Claim]:
     return _claims(self) | {"equal_rewards_no_signal"}
 
 
-needs, reads = property(_needs), property(_reads)
+needs, reads = property(shaped_needs), property(shaped_reads)
 claims, group_claims = property(_claims), property(_group_claims)
 
 

@@ -16,7 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from upslope.batch import Algorithm, Batch, Outputs
+from upslope.batch import Algorithm, Batch, Outputs, critic_of
+from upslope.critic import Critic
 from upslope.types import Group, Problem, Reward, Segment, StopReason, Trajectory, Turn, UserError
 
 # Rewards by group; None is a reward that could not be given.
@@ -33,11 +34,25 @@ RUBBISH = 77.0
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """A filled batch, and what a policy says of it: log-probability and entropy [row token]."""
+    """A filled batch, and what a policy says of it: log-probability and entropy [row token], and
+    of a critic ``values`` [row token head bin] and ``q`` [row token head]."""
 
     batch: Batch
     logprobs: Tensor
     entropy: Tensor
+    values: Tensor
+    q: Tensor
+
+    def outputs(self, algorithm: Algorithm) -> Outputs:
+        """What the algorithm reads of it."""
+        reads = algorithm.reads
+        return Outputs(
+            self.logprobs,
+            self.entropy if "entropy" in reads else None,
+            self.values if "values" in reads else None,
+            self.q if "q" in reads else None,
+            self.q - 3 if "q" in reads else None,
+        )
 
 
 @cache
@@ -64,22 +79,34 @@ def table(algorithm: Algorithm, order: Tensor | None = None) -> Table:
     batch = replace(batch, old_logprobs=torch.where(batch.trained, old, 0.0))
     if "ref_logprobs" in algorithm.needs:
         batch = replace(batch, ref_logprobs=torch.where(batch.trained, ref, 0.0))
+    critic = critic_of(algorithm) or Critic()
+    values = torch.rand((*shape, critic.heads, critic.width), generator=draw)
+    q = torch.rand((*shape, critic.heads), generator=draw)
+    if "values" in algorithm.needs:
+        near = critic.value(values) + 0.2 * torch.rand(shape, generator=draw) - 0.1
+        batch = replace(batch, values=torch.where(batch.trained, near, 0.0))
+    if "q" in algorithm.needs:
+        batch = replace(batch, q=torch.where(batch.trained, q.amin(-1) + 0.05, 0.0))
     logprobs, entropy = (torch.where(batch.trained, t, 0.0) for t in (logprobs, entropy))
     if order is not None:
         batch, logprobs, entropy = batch.rows(order), logprobs[order], entropy[order]
-    return Table(replace(batch, advantages=algorithm.advantages(batch)), logprobs, entropy)
+        values, q = values[order], q[order]
+    filled = replace(batch, advantages=algorithm.advantages(batch))
+    return Table(filled, logprobs, entropy, values, q)
 
 
 def gradient(algorithm: Algorithm, seen: Table, budget: int = 2**30) -> tuple[float, Tensor]:
-    """The update's loss and its gradient [row token, 2] by log-probability and entropy."""
+    """The update's loss and its gradient [row token, n]: by log-probability, by entropy, and by all
+    that a critic says."""
     batch = replace(seen.batch, weights=algorithm.weights(seen.batch))
-    logprobs, entropy = (t.clone().requires_grad_() for t in (seen.logprobs, seen.entropy))
+    said = (seen.logprobs, seen.entropy, seen.values, seen.q)
+    leaves = [column.clone().requires_grad_() for column in said]
     total = 0.0
     for rows in batch.micro(budget, algorithm.couples):
         part = batch.rows(rows)
         width = part.tokens.shape[1]
-        spread = entropy[rows][:, :width] if "entropy" in algorithm.reads else None
-        loss, metrics = algorithm.loss(Outputs(logprobs[rows][:, :width], spread), part)
+        here = Table(part, *(column[rows][:, :width] for column in leaves))
+        loss, metrics = algorithm.loss(here.outputs(algorithm), part)
         for name, value in {"loss": loss, **metrics}.items():
             if value.shape != part.tokens.shape:
                 raise UserError(
@@ -91,8 +118,8 @@ def gradient(algorithm: Algorithm, seen: Table, budget: int = 2**30) -> tuple[fl
         if summed.requires_grad:
             summed.backward()
         total += float(summed.detach())
-    columns = [torch.zeros_like(t) if t.grad is None else t.grad for t in (logprobs, entropy)]
-    return total, torch.stack(columns, -1)
+    columns = [torch.zeros_like(t) if t.grad is None else t.grad for t in leaves]
+    return total, torch.cat([column.reshape(*batch.tokens.shape, -1) for column in columns], -1)
 
 
 def widened(seen: Table, algorithm: Algorithm, by: int = 5) -> Table:
@@ -105,7 +132,8 @@ def widened(seen: Table, algorithm: Algorithm, by: int = 5) -> Table:
     batch = replace(seen.batch, **columns)
     batch = replace(batch, advantages=algorithm.advantages(batch))
     logprobs, entropy = (F.pad(t, (0, by)) for t in (seen.logprobs, seen.entropy))
-    return Table(batch, logprobs, entropy)
+    values, q = F.pad(seen.values, (0, 0, 0, 0, 0, by)), F.pad(seen.q, (0, 0, 0, by))
+    return Table(batch, logprobs, entropy, values, q)
 
 
 def renumbered(seen: Table, algorithm: Algorithm) -> Table:
