@@ -35,10 +35,15 @@ TABLE = {
     "presets": "types overrides sentences",
     "recipe": "types overrides presets sentences settings pydantic tomli_w",
     "chat": "types transformers",
-    "advantages losses": "torch jaxtyping",
-    "batch": "types torch jaxtyping numpy",
+    "advantages losses credit": "torch jaxtyping",
+    "constraints": "",
+    "alike": "torch jaxtyping numpy",
+    "turns": "types numpy",
+    "batch": "types alike turns torch jaxtyping numpy",
+    "wrapping": "batch",
+    "costs": "types batch constraints losses turns wrapping torch",
     "snapshots": "types huggingface_hub",
-    "models": "types batch files seeds snapshots models torch transformers jaxtyping numpy "
+    "models": "types alike batch files seeds snapshots models torch transformers jaxtyping numpy "
     "tokenizers safetensors huggingface_hub gguf filelock peft?",
     "engines.scripted": "types numpy transformers?",
     "engines.wire": "types",
@@ -50,7 +55,8 @@ TABLE = {
     "envs.datasets": "types snapshots? pyarrow?",
     "envs.mathematics": "types seeds rewards envs.episodes envs.datasets",
     "envs.reasoning_gym": "types seeds rewards envs.episodes reasoning_gym?",
-    "algorithms": "types batch advantages losses algorithms.parts torch",
+    "algorithms": "types batch advantages constraints costs credit losses turns wrapping "
+    "algorithms torch",
     "steps": "settings",
     "sinks": "types torch? wandb? trackio?",
     "learner": "types batch losses settings steps models torch",
@@ -62,7 +68,8 @@ TABLE = {
     "sources": "types chat curriculum demonstrations rollout seeds numpy",
     "estimates overlap": "types numpy",
     "evaluate": "types estimates rollout numpy",
-    "selfcheck": "types batch chat grading overlap sources learner models numpy torch",
+    "scorers": "types batch wrapping learner models runs",
+    "selfcheck": "types batch chat costs grading overlap sources learner models numpy torch",
     "sync": "types ledger learner models",
     "checkpoints": "types batch learner ledger models result settings pydantic torch",
     "threads": "types machine torch",
@@ -71,15 +78,16 @@ TABLE = {
     "trajectories",
     "assessment": "types checkpoints evaluate ledger measures models recipe result rollout runs "
     "trajectories",
-    "batteries": "types batch grading learner measures rollout selfcheck components recipe models "
-    "batteries torch numpy",
+    "batteries": "types batch wrapping grading learner measures rollout selfcheck components "
+    "recipe models batteries torch numpy",
     "progress": "types recipe rich",
-    "stages": "types batch algorithms components engines envs overrides recipe settings sinks",
+    "stages": "types batch wrapping algorithms components engines envs overrides recipe settings "
+    "sinks",
     "session": "types assessment chat checkpoints components curriculum demonstrations "
     "devices engines engines.apart engines.local learner ledger machine models recipe result "
-    "rollout runs sources stages sync threads train torch",
-    "launch": "types batch checkpoints curve learner machine models recipe result runs scaling "
-    "selfcheck session sinks stages train",
+    "rollout runs scorers sources stages sync threads train torch",
+    "launch": "types batch wrapping checkpoints curve learner machine models recipe result runs "
+    "scaling selfcheck session sinks stages train",
     "resume": "types checkpoints environment launch recipe runs session",
     "summary": "result runs",
     "scaling": "types recipe runs ledger scaling numpy scipy",
@@ -88,7 +96,7 @@ TABLE = {
     "scaling.allocate": "types files recipe scaling numpy",
     "scaling.report": "types estimates files machine scaling numpy scipy",
     "scaling.picture": "curve scaling numpy",
-    "sizes": "engines.apart session stages",
+    "sizes": "engines.apart models session stages",
     "accelerators": "sizes",
     "pace": "types checkpoints envs.episodes recipe runs session settings stages train",
     "plan": "types accelerators models pace session sizes torch",

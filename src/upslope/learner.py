@@ -30,7 +30,8 @@ Spend = Callable[[Phase, float, int], None]
 
 
 class Learner:
-    """``spend(phase, flops, tokens)`` is told of every pass; ``reference`` serves a KL penalty.
+    """``spend(phase, flops, tokens)`` is told of every pass; ``reference`` serves a KL penalty,
+    ``teacher``, which may be set, fills ``teacher_logprobs``.
 
     ``total``: updates up to the end of the learning rate's schedule; 0 is without an end.
     """
@@ -45,6 +46,7 @@ class Learner:
     ) -> None:
         self.policy, self.settings, self.spend = policy, settings, spend
         self.reference, self.total = reference, total
+        self.teacher: Policy | None = None
         for each in (policy, reference):
             if each is not None:
                 prepare(each)
@@ -66,6 +68,12 @@ class Learner:
         for column in columns:
             if column == "ref_logprobs" and self.reference is None:
                 raise ValueError("this learner was made without a reference policy")
+            if column == "teacher_logprobs" and self.teacher is None:
+                raise ValueError("this learner was made without a teacher")
+            if column == "teacher_logprobs" and self.teacher is not None:
+                values = self._scored(self.teacher, batch, "reference")
+                batch = replace(batch, teacher_logprobs=values)
+                continue
             if column == "ref_logprobs" and self.reference is not None:
                 values = self._scored(self.reference, batch, "reference")
                 batch = replace(batch, ref_logprobs=values)

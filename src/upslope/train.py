@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 
-from upslope.batch import Algorithm, Batch, Column
+from upslope.batch import Algorithm, Batch, Column, Reports
 from upslope.checkpoints import Place, due
 from upslope.learner import Learner
 from upslope.ledger import Ledger
@@ -83,6 +83,7 @@ def optimise(p: Parts, batch: Batch, step: int) -> Metrics:
     batch = replace(batch, advantages=p.algorithm.advantages(batch))
     if rollout.max_staleness and rollout.correction == "bypass":
         batch = replace(batch, old_logprobs=batch.engine_logprobs)
+    said = p.algorithm.report(batch) if isinstance(p.algorithm, Reports) else {}
     seen: list[Metrics] = []
     for epoch in range(learner.epochs):
         for rows in batch.updates(learner.updates, seed_of(p.seed, "updates", step, epoch)):
@@ -90,4 +91,4 @@ def optimise(p: Parts, batch: Batch, step: int) -> Metrics:
             if not (seen or rollout.max_staleness):
                 part = replace(part, old_logprobs=None)  # the live values: ratio exactly 1
             seen.append(p.learner.update(part, p.algorithm, rollout if decoupled else None))
-    return merged(seen)
+    return merged(seen) | said

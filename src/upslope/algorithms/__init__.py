@@ -2,10 +2,14 @@
 
 ALGORITHMS = {
     "cispo": "upslope.algorithms.cispo:CISPO",
+    "constrained": "upslope.algorithms.constrained:Constrained",
+    "distill": "upslope.algorithms.distill:Distill",
     "dr_grpo": "upslope.algorithms.dr_grpo:DrGRPO",
+    "gigpo": "upslope.algorithms.gigpo:GiGPO",
     "grpo": "upslope.algorithms.grpo:GRPO",
     "gspo": "upslope.algorithms.gspo:GSPO",
     "reinforce": "upslope.algorithms.reinforce:Reinforce",
     "rloo": "upslope.algorithms.rloo:RLOO",
     "sft": "upslope.algorithms.sft:SFT",
+    "turns": "upslope.algorithms.turns:Turns",
 }
