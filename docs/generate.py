@@ -21,7 +21,15 @@ from typing import Any
 
 from upslope import presets
 from upslope.algorithms import ALGORITHMS
-from upslope.components import build, default_of, find, required
+from upslope.components import (
+    build,
+    default_of,
+    find,
+    kinds_of,
+    name_of,
+    required,
+    tables_of,
+)
 from upslope.engines import ENGINES
 from upslope.envs import ENVS
 from upslope.recipe import describe, settings_count
@@ -89,6 +97,15 @@ EXAMPLES = {
     ),
     "prices": Example(4),
     "reasoning_gym": Example(64, settings={"name": "chain_sum"}),
+    "working": Example(40, "ladder:0.6m"),
+}
+# What an algorithm's page sets in its table beside the type.
+MORE = {
+    "constrained": """of = { type = "grpo", scale = "none" }
+
+[algorithm.costs.length]
+budget = 4""",
+    "distill": 'teacher = "runs/larger"',
 }
 
 
@@ -123,8 +140,9 @@ def algorithm(name: str) -> str:
     """An algorithm's page."""
     cls = find(ALGORITHMS, name, "algorithm")
     warm = 'source = { type = "recorded" }\n' if name in ("ilql", "iql", "sft") else ""
+    more = f"\n{MORE[name]}" if name in MORE else ""
     recipe = f'model = "ladder:0.6m"\n{warm}\n[env]\ntype = "arithmetic"\n\n'
-    recipe += f'[algorithm]\ntype = "{name}"\n\n[learner]\nlr = 3e-4'
+    recipe += f'[algorithm]\ntype = "{name}"{more}\n\n[learner]\nlr = 3e-4'
     proved = f"`upslope check {name}` proves its contract: see "
     proved += "[add-an-algorithm.md](../../add-an-algorithm.md)."
     return _page(name, ALGORITHMS[name], cls, "", recipe, proved)
@@ -195,6 +213,13 @@ def _fields(cls: type[Any], prefix: str = "") -> Iterator[tuple[str, str, str]]:
         if dataclasses.is_dataclass(hint) and isinstance(hint, type):
             yield from _fields(hint, f"{prefix}{given.name}.")
             continue
+        if (inside := tables_of(hint)) is not None:
+            yield from _fields(inside, f"{prefix}{given.name}.<name>.")
+            continue
+        if (kinds := kinds_of(hint)) is not None:
+            type_ = name_of(kinds, default_of(given))
+            yield prefix + given.name, "a table with a `type`", f'{{type = "{type_}"}}'
+            continue
         default = "required" if required(given) else shown(default_of(given))
         yield prefix + given.name, expected(hint), default
 
@@ -204,10 +229,12 @@ def _nested(cls: type[Any]) -> Iterator[tuple[str, str]]:
     for given, hint in _hinted(cls):
         if dataclasses.is_dataclass(hint) and isinstance(hint, type):
             yield given.name, _doc(hint)
+        elif (inside := tables_of(hint)) is not None:
+            yield f"{given.name}.<name>", _doc(inside)
 
 
 def _hinted(cls: type[Any]) -> list[tuple[dataclasses.Field[Any], Any]]:
-    hints: Mapping[str, Any] = typing.get_type_hints(cls)
+    hints: Mapping[str, Any] = typing.get_type_hints(cls, include_extras=True)
     return [(given, hints[given.name]) for given in dataclasses.fields(cls)]
 
 

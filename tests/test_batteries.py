@@ -27,7 +27,19 @@ KLS: list[dict[str, Any]] = [
 FORMS = ["two_hot", "hl_gauss"]
 GROUPED = ["cispo", "dr_grpo", "grpo", "gspo", "rloo"]
 PLAIN = ["ilql", "iql", "sft"]  # recorded answers: no KL, no entropy
-CASES = [(name, kl) for name in ALGORITHMS for kl in KLS if name not in PLAIN or not kl]
+AROUND: dict[str, dict[str, Any]] = {
+    "constrained": {"costs": {"length": {"budget": 4, "start": 0.5}}},
+    "distill": {"teacher": "larger"},
+    "gigpo": {},
+    "turns": {},
+}
+CASES = [
+    (name, kl)
+    for name in ALGORITHMS
+    if name not in AROUND
+    for kl in KLS
+    if name not in PLAIN or not kl
+]
 CASES += [("rloo", {"aggregation": "constant", "length": 7}), ("sft", {"aggregation": "sequence"})]
 CASES += [("grpo", {"aggregation": "token"}), ("grpo", {"aggregation": "prompt"})]
 CASES += [(name, {"zero_variance": how}) for name in GROUPED for how in ("drop", "resample")]
@@ -45,6 +57,14 @@ CASES += [("ppo", {"critic": {"twin": True}, "truncated": "bootstrap", "scale": 
 CASES += [("ppo", {"critic": {"form": how}, "entropy": {"target": 0.5}}) for how in FORMS]
 CASES += [("vapo", {"critic": {"clip": 0.1}, "overlong": {"mask": True}, "alpha": 0.5})]
 CASES += [("iql", {"critic": {"conservative": 0.0, "place": "separate"}})]
+RISKS = {"risk": {"budget": 0.1, "multiplier": "pid", "start": 0.5, "derivative": 0.1}}
+RISKS |= {name: {"budget": 1.0, "start": 0.2} for name in ("kl", "turns", "truncated")}
+INSIDE = [{"type": name, **kl} for name in ("gspo", "reinforce") for kl in KLS]
+CASES += [
+    (name, {**own, "of": of}) for name, own in AROUND.items() for of in ({"type": "grpo"}, *INSIDE)
+]
+CASES += [("constrained", {"costs": RISKS, "of": {"type": "gigpo", "of": {"type": "rloo"}}})]
+CASES += [("distill", {"teacher": "larger", "reward": 0.5, "of": {"type": "turns"}})]
 CASES += [("grpo", {"scale": "batch"}), ("gspo", {"scale": "none"})]
 CASES += [("cispo", {"scale": "batch"}), ("cispo", {"scale": "none"}), ("reinforce", {"decay": 0})]
 

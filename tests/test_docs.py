@@ -28,6 +28,7 @@ from upslope.cli import app
 from upslope.demonstrations import read_demonstrations
 from upslope.ledger import PHASES
 from upslope.measures import rollout_metrics
+from upslope.models.load import load, save
 from upslope.recipe import Recipe, read
 from upslope.runs import Run
 from upslope.scaling.study import Study
@@ -234,9 +235,14 @@ def test_metrics_page_has_every_phase() -> None:
 
 
 def trained() -> Run:
-    """SFT, then stale GRPO of two envs with all penalties: they write what a run usually does."""
+    """SFT, then stale GRPO of two envs with all penalties, a teacher and a budget: they write what
+    a run usually does."""
     penalties = {"kl": {"coefficient": 0.1}, "entropy": {"coefficient": 0.01}}
-    rl = {"name": "rl", "algorithm": {"type": "grpo", **penalties}}
+    grpo = {"type": "grpo", **penalties}
+    told = {"type": "distill", "teacher": "teacher", "reward": 1.0, "of": grpo}
+    held = {"type": "constrained", "costs": {"length": {"budget": 2}}, "of": told}
+    save(load("ladder:0.1m"), Path("teacher"))
+    rl = {"name": "rl", "algorithm": held}
     rl |= {"rollout": {"max_staleness": 1}, "source": {"type": "rollouts", "retire": 0.9}}
     envs = [{"type": "arithmetic", "digits": n, "label": f"of-{n}"} for n in (1, 2)]
     return upslope.train({**SMALL, "env": envs, "stage": [WARM, rl]})

@@ -35,10 +35,14 @@ TABLE = {
     "presets": "types overrides sentences",
     "recipe": "types overrides presets sentences settings pydantic tomli_w",
     "chat": "types transformers",
-    "advantages losses returns": "torch jaxtyping",
+    "advantages losses credit returns": "torch jaxtyping",
+    "constraints": "",
     "critic": "types torch jaxtyping",
     "alike": "torch jaxtyping numpy",
-    "batch": "types alike critic torch jaxtyping numpy",
+    "turns": "types numpy",
+    "batch": "types alike critic turns torch jaxtyping numpy",
+    "wrapping": "batch",
+    "costs": "types batch constraints losses turns wrapping torch",
     "snapshots": "types huggingface_hub",
     "models": "types alike batch critic files seeds snapshots models torch transformers jaxtyping "
     "numpy tokenizers safetensors huggingface_hub gguf filelock peft?",
@@ -52,8 +56,8 @@ TABLE = {
     "envs.datasets": "types snapshots? pyarrow?",
     "envs.mathematics": "types seeds rewards envs.episodes envs.datasets",
     "envs.reasoning_gym": "types seeds rewards envs.episodes reasoning_gym?",
-    "algorithms": "types batch advantages critic losses returns algorithms.parts "
-    "algorithms.quality algorithms.valued torch",
+    "algorithms": "types batch advantages constraints costs credit critic losses returns turns "
+    "wrapping algorithms torch",
     "tally": "types batch losses torch",
     "steps": "settings",
     "sinks": "types torch? wandb? trackio?",
@@ -66,7 +70,8 @@ TABLE = {
     "sources": "types chat curriculum demonstrations rollout seeds numpy",
     "estimates overlap": "types numpy",
     "evaluate": "types estimates rollout numpy",
-    "selfcheck": "types batch chat grading overlap sources learner tally models numpy torch",
+    "scorers": "types batch wrapping learner models runs",
+    "selfcheck": "types batch chat costs grading overlap sources learner tally models numpy torch",
     "sync": "types ledger learner models",
     "checkpoints": "types batch learner ledger models result settings pydantic torch",
     "threads": "types machine torch",
@@ -75,15 +80,16 @@ TABLE = {
     "trajectories",
     "assessment": "types checkpoints evaluate ledger measures models recipe result rollout runs "
     "trajectories",
-    "batteries": "types batch critic grading learner tally measures rollout selfcheck components "
-    "recipe models batteries torch numpy",
+    "batteries": "types batch critic wrapping grading learner tally measures rollout selfcheck "
+    "components recipe models batteries torch numpy",
     "progress": "types recipe rich",
-    "stages": "types batch algorithms components engines envs overrides recipe settings sinks",
+    "stages": "types batch wrapping algorithms components engines envs overrides recipe settings "
+    "sinks",
     "session": "types assessment batch chat checkpoints components curriculum demonstrations "
     "devices engines engines.apart engines.local learner ledger machine models recipe result "
-    "rollout runs sources stages sync threads train torch",
-    "launch": "types batch checkpoints curve learner machine models recipe result runs scaling "
-    "selfcheck session sinks stages train",
+    "rollout runs scorers sources stages sync threads train torch",
+    "launch": "types batch wrapping checkpoints curve learner machine models recipe result runs "
+    "scaling selfcheck session sinks stages train",
     "resume": "types checkpoints environment launch recipe runs session",
     "summary": "result runs",
     "scaling": "types recipe runs ledger scaling numpy scipy",
@@ -92,7 +98,7 @@ TABLE = {
     "scaling.allocate": "types files recipe scaling numpy",
     "scaling.report": "types estimates files machine scaling numpy scipy",
     "scaling.picture": "curve scaling numpy",
-    "sizes": "batch engines.apart session stages",
+    "sizes": "batch engines.apart models session stages",
     "accelerators": "sizes",
     "pace": "types checkpoints envs.episodes recipe runs session settings stages train",
     "plan": "types accelerators models pace session sizes torch",

@@ -7,7 +7,7 @@ split, order or padding of rows means the same thing. Aggregation is data: ``wei
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -15,11 +15,13 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from upslope import turns
 from upslope.alike import packed_tokens, shared_prefix
 from upslope.critic import Critic
-from upslope.types import Group, Metrics, Segment, Trajectory, Turn, graded
+from upslope.turns import Row
+from upslope.types import NOTHING, Group, Metrics, graded
 
-Column = Literal["old_logprobs", "ref_logprobs", "values", "q"]
+Column = Literal["old_logprobs", "ref_logprobs", "teacher_logprobs", "values", "q"]
 Read = Literal["logprobs", "entropy", "values", "q"]
 Couples = Literal["row", "trajectory", "group"]
 State = Mapping[str, float]
@@ -30,8 +32,10 @@ class Batch:
     """Columns [row token], right-padded, and [row]. Optional columns are None until filled.
 
     ``old_logprobs`` None in an update means: the live values, detached (ratio exactly 1).
-    ``segment`` orders the rows of a trajectory. ``values`` are of the states that tokens were
-    chosen in, ``q`` of choosing them there.
+    ``segment`` orders the rows of a trajectory. ``turn``, ``earned`` and ``anchor`` are those of
+    ``turns``; what ``earned`` leaves of the reward is earned at the end. ``costs``: [row] by the
+    name that a reward gives it. ``bare``: nothing may be taken off ``reward``, which is a cost's.
+    ``values`` are of the states that tokens were chosen in, ``q`` of choosing them there.
     """
 
     tokens: Int[Tensor, "row token"]
@@ -46,8 +50,14 @@ class Batch:
     reward: Float[Tensor, " row"]
     valid: Bool[Tensor, " row"]
     truncated: Bool[Tensor, " row"]
+    turn: Int[Tensor, "row token"]
+    earned: Float[Tensor, "row token"] | None = None
+    anchor: Int[Tensor, "row token"] | None = None
+    costs: Mapping[str, Float[Tensor, " row"]] = field(default_factory=lambda: NOTHING)
+    bare: bool = False
     old_logprobs: Float[Tensor, "row token"] | None = None
     ref_logprobs: Float[Tensor, "row token"] | None = None
+    teacher_logprobs: Float[Tensor, "row token"] | None = None
     values: Float[Tensor, "row token"] | None = None
     q: Float[Tensor, "row token"] | None = None
     advantages: Float[Tensor, "row token"] | None = None
@@ -60,38 +70,42 @@ class Batch:
     @staticmethod
     def of(groups: Sequence[Group], state: State | None = None) -> Batch:
         """One row for each segment that has a trained token; trajectories and groups get ids."""
-        rows: list[tuple[Segment, list[Turn], int, int, Trajectory, int]] = []
         played = [(g, t) for g, group in enumerate(groups) for t in group.trajectories]
-        for number, (g, trajectory) in enumerate(played):
-            for s, segment in enumerate(trajectory.segments):
-                if np.count_nonzero(segment.trained):
-                    turns = [t for t in trajectory.turns if t.segment == s]
-                    rows.append((segment, turns, number, g, trajectory, s))
+        rows = [
+            Row(trajectory, s, number, g)
+            for number, (g, trajectory) in enumerate(played)
+            for s, segment in enumerate(trajectory.segments)
+            if np.count_nonzero(segment.trained)
+        ]
         if not rows:
             raise ValueError("a batch needs at least one row with a trained token")
-        width = max(len(row[0].tokens) for row in rows)
-        segments = [row[0] for row in rows]
-        temperature = np.ones((len(rows), width), dtype=np.float32)
-        for i, (_, turns, *_) in enumerate(rows):
-            for turn in turns:
-                # Greedy tokens are scored at temperature 1: at 0 log-probabilities are 0 or -inf.
-                temperature[i, turn.start : turn.stop] = turn.temperature or 1.0
-        rewards = [graded(row[4]) for row in rows]
+        segments = [row.trajectory.segments[row.segment] for row in rows]
+        width = max(len(s.tokens) for s in segments)
+        rewards = [graded(row.trajectory) for row in rows]
         # An invalid trajectory keeps its row, for the record, without a token that counts.
-        trained = [row[0].trained & r.valid for row, r in zip(rows, rewards, strict=True)]
+        trained = [s.trained & r.valid for s, r in zip(segments, rewards, strict=True)]
+        earned, anchor = turns.earned(rows, width), turns.anchors(rows, width)
+        costs = {
+            name: torch.tensor([r.costs.get(name, 0.0) for r in rewards], dtype=torch.float32)
+            for name in sorted({name for r in rewards if r.valid for name in r.costs})
+        }
         return Batch(
             tokens=_padded([s.tokens for s in segments], width, torch.int64),
             trained=_padded(trained, width, torch.bool),
             engine_logprobs=_padded([s.engine_logprobs for s in segments], width, torch.float32),
             versions=_padded([s.versions for s in segments], width, torch.int64),
-            temperature=torch.from_numpy(temperature),
+            temperature=torch.from_numpy(turns.temperatures(rows, width)),
             length=torch.tensor([len(s.tokens) for s in segments]),
-            trajectory=torch.tensor([row[2] for row in rows]),
-            group=torch.tensor([row[3] for row in rows]),
-            segment=torch.tensor([row[5] for row in rows]),
+            trajectory=torch.tensor([row.number for row in rows]),
+            group=torch.tensor([row.group for row in rows]),
+            segment=torch.tensor([row.segment for row in rows]),
             reward=torch.tensor([r.total for r in rewards], dtype=torch.float32),
             valid=torch.tensor([r.valid for r in rewards]),
-            truncated=torch.tensor([row[4].truncated for row in rows]),
+            truncated=torch.tensor([row.trajectory.truncated for row in rows]),
+            turn=torch.from_numpy(turns.numbers(rows, width)),
+            earned=None if earned is None else torch.from_numpy(earned),
+            anchor=None if anchor is None else torch.from_numpy(anchor),
+            costs=costs,
             state=state,
         )
 
@@ -103,14 +117,16 @@ class Batch:
             for k, v in vars(self).items()
             if isinstance(v, Tensor)
         }
-        return replace(self, **columns)
+        costs = {name: cost[index] for name, cost in self.costs.items()}
+        return replace(self, **columns, costs=costs)
 
     def to(self, device: torch.device) -> Batch:
         """Every column on a device."""
         columns: dict[str, Any] = {
             k: v.to(device) for k, v in vars(self).items() if isinstance(v, Tensor)
         }
-        return replace(self, **columns)
+        costs = {name: cost.to(device) for name, cost in self.costs.items()}
+        return replace(self, **columns, costs=costs)
 
     def updates(self, n: int, seed: int) -> Iterator[Tensor]:
         """Row indices of ``n`` updates of about equal numbers of groups, shuffled by ``seed``.

@@ -24,6 +24,7 @@ from upslope.sinks import feeding
 from upslope.stages import Built
 from upslope.train import Parts, train
 from upslope.types import Group, Watch
+from upslope.wrapping import reported
 
 
 @dataclass(frozen=True)
@@ -184,6 +185,7 @@ async def prove_stage(session: Session, one: Built) -> list[Proof]:
         reference=session.policy,
         algorithm=one.algorithm,
     )
+    learner.teacher = session.teachers[one.stage.name]
     await session.sync.load(learner, 0, moved=False)
     proofs.append(Proof("the engine holds the learner's weights", session.sync.last))
     if one.stage.source.type == "recorded":
@@ -201,6 +203,7 @@ async def prove_stage(session: Session, one: Built) -> list[Proof]:
             session.ledger.add(
                 "check", used.prefill_flops + used.decode_flops, used.computed + used.decoded
             )
+    selfcheck.prove_costs(groups, reported(one.algorithm))
     batch = Batch.of(groups, one.algorithm.start())
     # The learner against itself before it is measured against the engine.
     proofs += selfcheck.prove_gradient(learner, batch, one.algorithm)

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from upslope import losses
-from upslope.batch import Algorithm, Batch, Column, Critical, Outputs, critic_of, with_old
-from upslope.models.estimator import Estimator
+from upslope.batch import Algorithm, Batch, Column, Critical, Outputs, with_old
+from upslope.models.estimator import estimator_of
 from upslope.models.fused import fill
 from upslope.models.logprobs import head_logprobs, prepare
 from upslope.models.lora import shared_copy
@@ -34,7 +34,8 @@ Spend = Callable[[Phase, float, int], None]
 
 
 class Learner:
-    """``spend(phase, flops, tokens)`` is told of every pass; ``reference`` serves a KL penalty.
+    """``spend(phase, flops, tokens)`` is told of every pass; ``reference`` serves a KL penalty,
+    ``teacher``, which may be set, fills ``teacher_logprobs``.
 
     ``total``: updates up to the end of the learning rate's schedule; 0 is without an end.
     ``algorithm``: of which the critic is held here, where it has one.
@@ -51,13 +52,14 @@ class Learner:
     ) -> None:
         self.policy, self.settings, self.spend = policy, settings, spend
         self.reference, self.total = reference, total
+        self.teacher: Policy | None = None
         for each in (policy, reference):
             if each is not None:
                 prepare(each)
         policy.model.train()  # the loader turned dropout off; this enables checkpointing hooks only
         policy.checkpoint_layers(settings.checkpointing)
         policy.tilt = None  # of another learner's critic
-        self.critic = estimator(policy, algorithm) if algorithm else None
+        self.critic = estimator_of(policy, algorithm) if algorithm else None
         self.parameters = [[parameter for _, parameter in policy.trained()]]
         self.rates = [1.0]  # in those of the policy's
         if self.critic is not None:
@@ -80,10 +82,18 @@ class Learner:
         if "ref_logprobs" in wanted:
             if self.reference is None:
                 raise ValueError("this learner was made without a reference policy")
-            scored = self._filled(batch, self.reference, {"old_logprobs"}, "reference")
-            batch = replace(batch, ref_logprobs=scored["old_logprobs"])
-        own = wanted - {"ref_logprobs"}
+            batch = replace(batch, ref_logprobs=self._by(self.reference, batch))
+        if "teacher_logprobs" in wanted:
+            if self.teacher is None:
+                raise ValueError("this learner was made without a teacher")
+            batch = replace(batch, teacher_logprobs=self._by(self.teacher, batch))
+        own = wanted - {"ref_logprobs", "teacher_logprobs"}
         return replace(batch, **self._filled(batch, self.policy, own, "update")) if own else batch
+
+    def _by(self, other: Policy, batch: Batch) -> Tensor:
+        """Log-probabilities of a policy that is not trained."""
+        scored = self._filled(batch, other, {"old_logprobs"}, "reference")
+        return scored["old_logprobs"]
 
     @torch.no_grad()
     def _filled(
@@ -277,16 +287,3 @@ def frozen_copy(policy: Policy) -> Policy:
     copied = replace(policy, model=shared_copy(policy.model))
     copied.model.requires_grad_(False)
     return copied
-
-
-def estimator(policy: Policy, algorithm: Algorithm) -> Estimator | None:
-    """The critic that an algorithm asks for; UserError where it asks and does not say which."""
-    critic, wanted = critic_of(algorithm), {"values", "q"} & (algorithm.needs | algorithm.reads)
-    if critic is not None:
-        return Estimator(policy, critic, "q" in wanted)
-    if wanted:
-        raise UserError(
-            f"{type(algorithm).__name__} wants {min(wanted)} and has no critic and learns: "
-            "see Critical in upslope.batch"
-        )
-    return None

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from upslope.batch import Algorithm, Batch
 from upslope.chat import Chat
+from upslope.costs import missing
 from upslope.grading import grade
 from upslope.learner import Learner
 from upslope.models.logprobs import unpacked
@@ -129,6 +130,14 @@ def prove_trained(group: Group, chat: Chat) -> None:
                 f"self-check: a trajectory of problem {group.problem.id!r} does not begin with "
                 "the tokens of its prompt"
             )
+
+
+def prove_costs(groups: Sequence[Group], wanted: frozenset[str]) -> None:
+    """Rewards report every cost that is held to a budget."""
+    valid = [r for group in groups for r in group.rewards if r.valid]
+    seen = {name: 0.0 for reward in valid for name in reward.costs}
+    for name in sorted(wanted - seen.keys()) if valid else ():
+        raise UserError(f"self-check: {missing(name, seen)}")
 
 
 def prove_logprobs(learner: Learner, batch: Batch) -> Proof:

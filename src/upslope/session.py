@@ -22,15 +22,16 @@ from upslope.devices import device_of, fitting_tokens
 from upslope.engines import OpensApart
 from upslope.engines.apart import ApartEngine
 from upslope.engines.local import LocalEngine
-from upslope.learner import Learner, frozen_copy
+from upslope.learner import Learner
 from upslope.ledger import Ledger, Phase, cpu_seconds
 from upslope.models.flops import activation_bytes
 from upslope.models.layers import known
-from upslope.models.load import adapted, count, load, save
+from upslope.models.load import adapted, count, load
 from upslope.recipe import Recipe
 from upslope.result import Accuracy, StageResult
 from upslope.rollout import Player, Thinking
 from upslope.runs import Run
+from upslope.scorers import reference_of, teacher_of
 from upslope.sources import Recorded, Rollouts
 from upslope.stages import Built, RecordedSettings, RolloutsSettings, built, engine_of
 from upslope.sync import Synchroniser
@@ -114,6 +115,9 @@ class Session:
         lora = recipe.lora
         if lora.rank:
             self.policy = adapted(self.policy, lora.rank, lora.alpha, lora.targets, recipe.seed)
+        self.teachers = {
+            one.stage.name: teacher_of(self.policy, one.algorithm, say) for one in self.stages
+        }
         for one in self.stages:
             self.fits(one)
 
@@ -133,18 +137,13 @@ class Session:
 
     def learner(self, one: Built, run: Run, resumed: bool) -> Learner:
         """A fresh optimiser on the shared policy; the reference is the policy of its start."""
-        reference = None
-        if "ref_logprobs" in one.algorithm.needs and self.policy.rank:
-            reference = frozen_copy(self.policy)  # small; a resumed learner's state has its own
-        elif "ref_logprobs" in one.algorithm.needs and resumed:
-            folder = str(run.reference(one.stage.name))
-            reference = load(folder, 0, self.policy.model.dtype, self.device, self.say)
-            reference.model.requires_grad_(False)
-        elif "ref_logprobs" in one.algorithm.needs:
-            run.save_reference(one.stage.name, lambda folder: save(self.policy, folder))
-            reference = frozen_copy(self.policy)
+        reference = reference_of(
+            self.policy, one.algorithm, run, one.stage.name, self.say, resumed=resumed
+        )
         settings, updates = one.stage.learner, one.stage.updates
-        return Learner(self.policy, settings, self.spend, reference, updates, one.algorithm)
+        learner = Learner(self.policy, settings, self.spend, reference, updates, one.algorithm)
+        learner.teacher = self.teachers[one.stage.name]
+        return learner
 
     def spend(self, phase: Phase, flops: float, tokens: int) -> None:
         """A pass of the learner, to the ledger; the next may have another share of the threads."""

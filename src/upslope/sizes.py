@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 from upslope.batch import critic_of
 from upslope.engines.apart import ApartEngine
+from upslope.models.policy import Policy
 from upslope.session import Session
 from upslope.stages import Built
 
@@ -70,6 +71,8 @@ def sizes(session: Session, one: Built) -> Sizes:
     update = forward + cost.token_back * packed + 2 * cost.pair * pairs + cost.head_back * head
     alone, own = rows * (prompt + reply - 1), rows * (prompt + reply) ** 2
     imitated = cost.forward(alone, 3 * own, head) + cost.token_back * alone + cost.head_back * head
+    teacher = session.teachers[stage.name]
+    taught = teacher.cost.forward(packed, pairs, head) if teacher else 0.0
     filled = forward if learner.updates * learner.epochs > 1 else 0.0
     if (critic := critic_of(one.algorithm)) is not None:
         apart, trunk = critic.place == "separate", cost.forward(packed, pairs, 0)
@@ -88,7 +91,7 @@ def sizes(session: Session, one: Built) -> Sizes:
         prefill=prefill,
         decode=decode,
         update=update * learner.epochs + filled,
-        reference=forward if "ref_logprobs" in one.algorithm.needs else 0.0,
+        reference=(forward if "ref_logprobs" in one.algorithm.needs else 0.0) + taught,
         evaluation=sum(sampled(session, held, stage.evaluation.samples + 1, prompt, reply)),
         evaluations=2,
         steps=stage.stop.steps,
@@ -129,10 +132,17 @@ class Memory:
         return self.process + sum(held) + self.activations
 
 
+def weight(policy: Policy | None) -> float:
+    """Bytes of a policy's weights; of none, 0."""
+    if policy is None:
+        return 0.0
+    return float(sum(p.numel() * p.element_size() for p in policy.model.parameters()))
+
+
 def memory(session: Session) -> Memory:
     """Of the whole run: the most any stage needs."""
     policy = session.policy
-    weights = float(sum(p.numel() * p.element_size() for p in policy.model.parameters()))
+    weights = weight(policy)
     trained = float(sum(p.numel() * p.element_size() for _, p in policy.trained()))
     head, _ = policy.head()
     # The engine keeps a copy of a head that is computed in another dtype.
@@ -153,6 +163,6 @@ def memory(session: Session) -> Memory:
         gradients=trained + judge,
         optimiser=2 * (trained + judge),
         engine=weights * (1 + apart) + cast,
-        reference=trained if reference else 0.0,
+        reference=(trained if reference else 0.0) + sum(map(weight, session.teachers.values())),
         activations=float(session.activations * tokens),
     )

@@ -11,6 +11,7 @@ from math import inf
 from typing import Any
 
 from upslope.algorithms import ALGORITHMS
+from upslope.algorithms.sft import SFT
 from upslope.batch import Algorithm
 from upslope.components import build, find
 from upslope.engines import ENGINES, Opens
@@ -21,6 +22,7 @@ from upslope.recipe import Recipe, Stage
 from upslope.settings import Component
 from upslope.sinks import require
 from upslope.types import Demonstrates, Env, Problem, Split, UserError
+from upslope.wrapping import Wraps, compares, layers
 
 
 @dataclass(frozen=True)
@@ -152,7 +154,7 @@ def built(recipe: Recipe) -> list[Built]:
 def refuse(one: Built, at: str) -> None:
     """Contradictions between a stage's parts."""
     stage, name = one.stage, one.stage.algorithm.type
-    compares = "equal_rewards_no_signal" in one.algorithm.claims
+    compared = compares(one.algorithm)
     if stage.source.type not in SOURCES:
         raise UserError(
             f"{at}source.type={stage.source.type!r} is unknown: use one of {sorted(SOURCES)}"
@@ -162,17 +164,22 @@ def refuse(one: Built, at: str) -> None:
         raise UserError(
             f"env {stage.env.type} writes no demonstrations: give {at}source.path a JSONL file"
         )
-    if stage.source.type == "rollouts" and compares and stage.rollout.group == 1:
+    if stage.source.type == "rollouts" and compared and stage.rollout.group == 1:
         raise UserError(
             f"{at}rollout.group=1 leaves {name} nothing to compare a reward with, so nothing "
             "would be learned: use at least 2, or the algorithm reinforce"
         )
-    if stage.source.type == "recorded" and compares:
+    if stage.source.type == "recorded" and isinstance(one.algorithm, Wraps):
+        raise UserError(
+            f"{at}algorithm {name} learns from what the policy itself says, and recorded replies "
+            "are others': use rollouts as the source"
+        )
+    if stage.source.type == "recorded" and compared:
         raise UserError(
             f"{at}algorithm {name} compares the members of a group and recorded groups have one "
             "member: use sft, or rollouts as the source"
         )
-    if stage.source.type == "rollouts" and name == "sft":
+    if stage.source.type == "rollouts" and any(isinstance(a, SFT) for a in layers(one.algorithm)):
         raise UserError(
             f'{at}algorithm sft learns from given replies: set {at}source.type = "recorded"'
         )

@@ -104,10 +104,12 @@ claims, group_claims = property(_claims), property(_group_claims)
 def outcomes(
     batch: Batch, penalty: KL, overlong: Overlong = Overlong()
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Reward, group id and validity of each trajectory; the reward less what settings take off."""
+    """Reward, group id and validity of each trajectory; a reward less what settings take off."""
     reward, member = batch.by_trajectory(batch.reward)
     group, _ = batch.by_trajectory(batch.group)
     valid, _ = batch.by_trajectory(batch.valid)
+    if batch.bare:
+        return reward, group, valid
     zeros = torch.zeros_like(reward)
     sampled = zeros.index_add(0, member, batch.trained.sum(1).to(reward.dtype))
     reward = reward - overlong.penalty(sampled)

@@ -15,7 +15,17 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 
-from upslope.batch import CLAIMS, Algorithm, Claim, Column, Couples, Critical, Read, State
+from upslope.batch import (
+    CLAIMS,
+    Algorithm,
+    Claim,
+    Column,
+    Couples,
+    Critical,
+    Read,
+    Reports,
+    State,
+)
 from upslope.batteries.rows import Table, gradient, groups, renumbered, table, widened
 from upslope.batteries.settings import prove_settings
 from upslope.measures import merged, rollout_metrics
@@ -227,8 +237,9 @@ def _metrics(algorithm: Algorithm, seen: Table) -> Metrics:
     tally = Tally()
     tally.drift(seen.logprobs, batch)
     tally.loss((loss * algorithm.weights(batch)).sum(), metrics, batch.trained)
+    said = algorithm.report(batch) if isinstance(algorithm, Reports) else {}
     update = {**tally.metrics(), "update/grad_norm": 1.0, "update/skipped": 0.0}
-    return rollout_metrics(groups(), 1) | merged([update])
+    return rollout_metrics(groups(), 1) | merged([update]) | said
 
 
 def _distance(a: Tensor, b: Tensor) -> float:

@@ -2,11 +2,12 @@
 
 Groups of unequal sizes whose rows are not side by side, one of a single member, one of equal
 rewards, an invalid member, a trajectory of two segments, truncated ones, an untrained span inside a
-reply.
+reply, turns that earn something and name where they lead.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
@@ -18,7 +19,18 @@ from torch import Tensor
 
 from upslope.batch import Algorithm, Batch, Outputs, critic_of
 from upslope.critic import Critic
-from upslope.types import Group, Problem, Reward, Segment, StopReason, Trajectory, Turn, UserError
+from upslope.types import (
+    Group,
+    Problem,
+    Reward,
+    Segment,
+    StopReason,
+    Trajectory,
+    Turn,
+    UserError,
+    graded,
+)
+from upslope.wrapping import reported
 
 # Rewards by group; None is a reward that could not be given.
 REWARDS: tuple[tuple[float | None, ...], ...] = (
@@ -56,10 +68,11 @@ class Table:
 
 
 @cache
-def groups() -> tuple[Group, ...]:
-    """The groups, always the same."""
+def groups(costs: frozenset[str] = frozenset()) -> tuple[Group, ...]:
+    """The groups, always the same; ``costs``: what rewards report beside the total."""
     draw = np.random.default_rng(0)
-    return tuple(_group(g, rewards, draw) for g, rewards in enumerate(REWARDS))
+    made = tuple(_group(g, rewards, draw) for g, rewards in enumerate(REWARDS))
+    return tuple(replace(g, trajectories=tuple(_costly(g, costs))) for g in made)
 
 
 def table(algorithm: Algorithm, order: Tensor | None = None) -> Table:
@@ -67,7 +80,7 @@ def table(algorithm: Algorithm, order: Tensor | None = None) -> Table:
 
     ``order`` shuffles once more, before the advantages are taken.
     """
-    batch = Batch.of(groups(), algorithm.start())
+    batch = Batch.of(groups(reported(algorithm)), algorithm.start())
     draw = torch.Generator().manual_seed(1)
     batch = batch.rows(torch.randperm(len(batch), generator=draw))
     shape = batch.tokens.shape
@@ -87,6 +100,8 @@ def table(algorithm: Algorithm, order: Tensor | None = None) -> Table:
         batch = replace(batch, values=torch.where(batch.trained, near, 0.0))
     if "q" in algorithm.needs:
         batch = replace(batch, q=torch.where(batch.trained, q.amin(-1) + 0.05, 0.0))
+    if "teacher_logprobs" in algorithm.needs:
+        batch = replace(batch, teacher_logprobs=torch.where(batch.trained, ref - 0.3, 0.0))
     logprobs, entropy = (torch.where(batch.trained, t, 0.0) for t in (logprobs, entropy))
     if order is not None:
         batch, logprobs, entropy = batch.rows(order), logprobs[order], entropy[order]
@@ -151,11 +166,22 @@ def _group(number: int, rewards: tuple[float | None, ...], draw: np.random.Gener
         count = 2 if (number, member) == (0, 0) else 1
         segments = tuple(_segment(draw) for _ in range(count))
         end: StopReason = "length" if (number, member) in TRUNCATED else "stop"
-        turns = tuple(Turn(s, 2, len(segment.tokens), end) for s, segment in enumerate(segments))
+        turns = tuple(
+            Turn(s, 2, len(segment.tokens), end, reward=0.25 * (count - 1), state="here")
+            for s, segment in enumerate(segments)
+        )
         reward = Reward(9.0, valid=False, reason="made up") if total is None else Reward(total)
         said = ({"role": "raw", "content": "?"}, {"role": "assistant", "content": "!"})
         plays.append(Trajectory(problem, 0, member, segments, turns, said, reward))
     return Group(problem, tuple(plays))
+
+
+def _costly(group: Group, costs: frozenset[str]) -> Iterator[Trajectory]:
+    """The group's trajectories with unequal costs, which say nothing of their rewards."""
+    draw = np.random.default_rng(len(group.trajectories))
+    for play in group.trajectories:
+        cost = {name: float(draw.random()) for name in sorted(costs)}
+        yield replace(play, reward=replace(graded(play), costs=cost))
 
 
 def _segment(draw: np.random.Generator) -> Segment:

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from upslope.batch import Batch, Outputs
+from upslope.batch import Algorithm, Batch, Outputs, critic_of
 from upslope.critic import Critic
 from upslope.models.fused import fill
 from upslope.models.logprobs import HeadLogprobs
@@ -176,6 +176,19 @@ class Estimator:
     def _tilt(self) -> Float[Tensor, "vocabulary hidden"]:
         """What is added to the policy's head where it is sampled from: the mean of twins."""
         return self.critic.decode * torch.stack([w.detach() for w in self.online.heads.q]).mean(0)
+
+
+def estimator_of(policy: Policy, algorithm: Algorithm) -> Estimator | None:
+    """The critic that an algorithm asks for; UserError where it asks and does not say which."""
+    critic, wanted = critic_of(algorithm), {"values", "q"} & (algorithm.needs | algorithm.reads)
+    if critic is not None:
+        return Estimator(policy, critic, "q" in wanted)
+    if wanted:
+        raise UserError(
+            f"{type(algorithm).__name__} wants {min(wanted)} and has no critic and learns: "
+            "see Critical in upslope.batch"
+        )
+    return None
 
 
 def _placed(values: Tensor, part: Batch, read: Predicting) -> Tensor:
