@@ -78,7 +78,8 @@ TABLE = {
     "batteries": "types batch critic grading learner tally measures rollout selfcheck components "
     "recipe models batteries torch numpy",
     "progress": "types recipe rich",
-    "stages": "types batch algorithms components engines envs overrides recipe settings sinks",
+    "stages": "types batch critic algorithms components engines envs overrides recipe settings "
+    "sinks",
     "session": "types assessment batch chat checkpoints components curriculum demonstrations "
     "devices engines engines.apart engines.local learner ledger machine models recipe result "
     "rollout runs sources stages sync threads train torch",

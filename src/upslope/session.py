@@ -79,7 +79,7 @@ class Session:
         # An adapter is beside the weights that it began with; the learner's state has its own.
         model = recipe.model if recipe.lora.rank else str(weights or recipe.model)
         self.policy = load(model, recipe.seed, getattr(torch, settings.dtype), self.device, say)
-        if any((own := critic_of(one.algorithm)) and own.decode for one in self.stages):
+        if any((c := critic_of(one.algorithm)) and c.decode for one in self.stages):
             self.policy.untie()
         stale = any(one.stage.rollout.max_staleness for one in self.stages)
         parameters = count(self.policy)

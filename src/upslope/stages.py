@@ -11,8 +11,9 @@ from math import inf
 from typing import Any
 
 from upslope.algorithms import ALGORITHMS
-from upslope.batch import Algorithm
+from upslope.batch import Algorithm, critic_of
 from upslope.components import build, find
+from upslope.critic import Critic
 from upslope.engines import ENGINES, Opens
 from upslope.envs import ENVS
 from upslope.envs.mixture import Mixture
@@ -136,7 +137,7 @@ class Built:
 def built(recipe: Recipe) -> list[Built]:
     """All stages; raises UserError for what cannot work whatever the model is."""
     require(recipe.sinks)
-    out = []
+    out = list[Built]()
     for stage in recipe.stages():
         at = f"stage.{stage.name}." if recipe.stage else ""
         one = Built(
@@ -145,8 +146,21 @@ def built(recipe: Recipe) -> list[Built]:
             algorithm_of(stage.algorithm, f"{at}algorithm"),
         )
         refuse(one, at)
+        refuse_begin(critic_of(one.algorithm), critic_of(out[-1].algorithm) if out else None, at)
         out.append(one)
     return out
+
+
+def refuse_begin(critic: Critic | None, before: Critic | None, at: str) -> None:
+    """A critic that is to go on from one that is not there, or not of its shape."""
+    if critic is None or critic.begins == "zero":
+        return
+    shapes = [(c.place, c.heads, c.width) for c in (critic, before) if c is not None]
+    if len(shapes) < 2 or shapes[0] != shapes[1]:
+        raise UserError(
+            f'{at}algorithm.critic.begins="stage" needs a critic of the same place, twin and form '
+            'in the stage before: give it one, or set it to "zero"'
+        )
 
 
 def refuse(one: Built, at: str) -> None:
