@@ -95,6 +95,51 @@ def test_a_run_with_a_critic_resumes_bitwise(algorithm: dict[str, Any], tmp_path
         assert not load(str(one.path / "model")).tied
 
 
+def test_a_critic_goes_on_from_the_stage_before(tmp_path: Path) -> None:
+    """Offline to online: values that were learned from records are there when rollouts begin."""
+    logs = recipe(tmp_path, ILQL)
+    critic = {"twin": True, "begins": "stage", "gate": 0.99, "pretrain": 9}
+    ppo = {"type": "ppo", "critic": {**critic, "trunk": "stopped"}}
+    offline = {"name": "logs", "algorithm": ILQL, "source": logs.pop("source")}
+    logs.pop("algorithm")
+    online = {"name": "rl", "algorithm": ppo, "stop": {"steps": 1}}
+    given = {**logs, "stage": [offline, online], "checkpoint": {"every": 1, "keep": 9}}
+    online["learner"] = {"lr": 1e-9}  # so that nothing is forgotten
+    run = train_recipe(read(given), silent)
+    kept = [
+        torch.load(path / "learner.pt", weights_only=True)["critic"]["online"]
+        for path in sorted((run.path / "checkpoints").iterdir())
+    ]
+    assert float(kept[-2]["heads.value.bias"].abs().max()) > 0
+    before, after = (state["heads.value.weight"] for state in kept[-2:])
+    torch.testing.assert_close(after, before, atol=1e-7, rtol=0)
+    with pytest.raises(UserError, match=r'stage\.rl\.algorithm\.critic\.begins="stage" needs'):
+        built(read({**given, "stage": [{**offline, "algorithm": {"type": "sft"}}, online]}))
+
+
+def test_sampling_by_q_beats_what_was_imitated(tmp_path: Path) -> None:
+    """From answers of which 40% are right."""
+    path = tmp_path / "logs.jsonl"
+    rows = [
+        {"prompt": f"{c}:", "reply": reply, "reward": float(reply == "3")}
+        for c in "abcd"
+        for reply in "33xxx"
+    ]
+    path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    right = {}
+    for name in ("sft", "ilql"):
+        given = recipe(tmp_path, {"type": name}, stop={"steps": 60}, checkpoint={"every": 0})
+        given["source"] = {"type": "recorded", "path": str(path)}
+        given["rollout"] = {"problems": 20, "max_tokens": 2}
+        given["learner"] = {"lr": 5e-3, "micro_tokens": 400}
+        given["evaluation"] = {"problems": 2, "samples": 100}
+        result = train_recipe(read(given), silent).result()
+        assert result is not None
+        right[name] = result.after.sampled.mean
+    assert 0.25 < right["sft"] < 0.55
+    assert right["ilql"] > 0.85
+
+
 def test_a_gate_without_steps_to_reach_it_is_refused_before_anything_is_loaded() -> None:
     for critic in ({"gate": 0.5}, {"pretrain": 10}):
         given = {"model": "none", "env": {"type": "arithmetic"}}

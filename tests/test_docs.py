@@ -252,7 +252,7 @@ def judged() -> Run:
     """PPO and then ILQL: what critics say."""
     rl = {"name": "rl", "algorithm": {"type": "ppo"}}
     logs = {**WARM, "algorithm": {"type": "ilql", "gamma": 0.9}}
-    return upslope.train({**SMALL, "stage": [rl, logs]})
+    return upslope.train({**SMALL, "env": {"type": "arithmetic"}, "stage": [rl, logs]})
 
 
 def odd(folder: Path) -> Run:

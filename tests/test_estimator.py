@@ -309,6 +309,8 @@ def test_a_tied_head_becomes_one_of_its_own_and_stays_it_on_disk(tmp_path: Path)
     torch.testing.assert_close(back.model(ids).logits, 2 * before)
     with pytest.raises(UserError, match=r"critic\.decode=8 .*its head is its embedding"):
         learner_of(ILQL(), load("ladder:0.1m"))
+    with pytest.raises(UserError, match=r"critic\.decode=2 .*learns no Q: leave it out"):
+        learner_of(PPO(critic=Critic(decode=2.0)))
 
 
 @dataclass(frozen=True)

@@ -192,7 +192,8 @@ def test_each_preset_takes_a_step(name: str, tmp_path: Path) -> None:
     rows = train_recipe(recipe, lambda line: None).metrics()
     assert len(rows) == 2
     for row in rows:
-        assert row["update/grad_norm"] > 0
+        # A policy that waits for its critic has no gradient at first.
+        assert (row["update/grad_norm"] or row["critic/grad_norm"]) > 0
         assert row["update/skipped"] == 0
         assert row["groups/mixed_share"] == 1 or name != "dapo"
     assert rows[0]["ratio/first"] == 1 or name in ("magistral", "scalerl")

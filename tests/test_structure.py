@@ -83,7 +83,8 @@ TABLE = {
     "batteries": "types batch critic wrapping grading learner tally measures rollout selfcheck "
     "components recipe models batteries torch numpy",
     "progress": "types recipe rich",
-    "stages": "types batch wrapping algorithms components engines envs overrides recipe settings "
+    "stages": "types batch critic wrapping algorithms components engines envs overrides recipe "
+    "settings "
     "sinks",
     "session": "types assessment batch chat checkpoints components curriculum demonstrations "
     "devices engines engines.apart engines.local learner ledger machine models recipe result "

@@ -27,6 +27,7 @@ class Critic:
 
     ``place``: heads on the policy's own trunk, or on a copy of the policy from the stage's start
     that is trained apart. ``trunk``: whether the heads' gradient goes on into that trunk.
+    ``begins``: with values of 0, or with what the critic of the stage before learned.
     ``rate``: their learning rate, in those of the policy's. ``weight``: their loss's.
 
     ``form``: one number, or probabilities of ``bins`` values from ``low`` to ``high`` (arXiv:
@@ -44,6 +45,7 @@ class Critic:
 
     place: Literal["trunk", "separate"] = "trunk"
     trunk: Literal["learns", "stopped"] = "learns"
+    begins: Literal["zero", "stage"] = "zero"
     rate: float = 10.0
     weight: float = 1.0
     form: Literal["scalar", "two_hot", "hl_gauss"] = "scalar"
@@ -130,7 +132,8 @@ class Critic:
             return (1 - (inside - centres).abs() / step).clamp(min=0)
         edges = torch.cat([centres - step / 2, centres[-1:] + step / 2])
         below = torch.special.ndtr((edges - inside) / (GAUSS * step))
-        return (below[..., 1:] - below[..., :-1]) / (below[..., -1:] - below[..., :1])
+        share: Tensor = (below[..., 1:] - below[..., :-1]) / (below[..., -1:] - below[..., :1])
+        return share
 
     def _centres(self, like: Tensor) -> Float[Tensor, " bin"]:
         return torch.linspace(self.low, self.high, self.bins, dtype=like.dtype, device=like.device)

@@ -121,7 +121,7 @@ async def train_stage(
             await parts.synchronise(at.step, False)
             at = at.model_copy(update={"tested": await assessment.test(at.step)})
         at = await train(parts, at)
-        session.policy.settle()
+        parts.learner.settle()
         before, after = at.before, at.after
         if selects:
             selected = assessment.choose()

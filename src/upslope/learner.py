@@ -92,15 +92,15 @@ class Learner:
 
     def _by(self, other: Policy, batch: Batch) -> Tensor:
         """Log-probabilities of a policy that is not trained."""
-        scored = self._filled(batch, other, {"old_logprobs"}, "reference")
-        return scored["old_logprobs"]
+        scored: Tensor = self._filled(batch, other, {"old_logprobs"}, "reference")["old_logprobs"]
+        return scored
 
     @torch.no_grad()
     def _filled(
         self, batch: Batch, policy: Policy, columns: AbstractSet[Column], phase: Phase
     ) -> dict[str, Any]:
         """Columns of one pass through a policy's trunk, and of the critic's."""
-        filled = {name: torch.zeros(batch.tokens.shape) for name in columns}
+        filled: dict[str, Any] = {name: torch.zeros(batch.tokens.shape) for name in columns}
         judged = columns - {"old_logprobs"}
         for rows in batch.micro(self.settings.micro_tokens, "row"):
             part, seen, work = batch.rows(rows), None, Work(0.0, 0.0)
@@ -119,7 +119,7 @@ class Learner:
             for name, column in found.items():
                 filled[name][rows[:, None], torch.arange(column.shape[1])] = column.cpu()
             self.spend(phase, work.forward, int(part.length.sum()))
-        return dict(filled)
+        return filled
 
     @property
     def _apart(self) -> bool:
@@ -160,6 +160,11 @@ class Learner:
                 self._score(batch.rows(torch.arange(1)), algorithm, tally, correction)
         tally.live = int(live.trained.sum()) / max(int(batch.trained.sum()), 1)
         return tally
+
+    def settle(self) -> None:
+        """End its stage: what was sampled from is the policy; the next critic may begin here."""
+        self.policy.settle()
+        self.policy.judged = dict(self.critic.state()["online"]) if self.critic else {}
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """The weights, by Hugging Face name (``types.WeightSource``)."""

@@ -68,19 +68,11 @@ class Session:
         self.recipe, self.say, self.watches = recipe, say, watches
         self.stages, opens = built(recipe), engine_of(recipe.engine)
         settings = recipe.learner
-        for one in self.stages:
-            own = one.stage.learner
-            if (own.dtype, own.head) != (settings.dtype, settings.head):
-                key = "learner.dtype" if own.dtype != settings.dtype else "learner.head"
-                raise UserError(
-                    f"stage.{one.stage.name}.{key} differs from {key}: the stages train one "
-                    "model, so set it once"
-                )
         self.device = device_of(recipe.machine.device)
         # An adapter is beside the weights that it began with; the learner's state has its own.
         model = recipe.model if recipe.lora.rank else str(weights or recipe.model)
         self.policy = load(model, recipe.seed, getattr(torch, settings.dtype), self.device, say)
-        if any((own := critic_of(one.algorithm)) and own.decode for one in self.stages):
+        if any((c := critic_of(one.algorithm)) and c.decode for one in self.stages):
             self.policy.untie()
         stale = any(one.stage.rollout.max_staleness for one in self.stages)
         parameters = count(self.policy)

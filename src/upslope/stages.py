@@ -12,14 +12,15 @@ from typing import Any
 
 from upslope.algorithms import ALGORITHMS
 from upslope.algorithms.sft import SFT
-from upslope.batch import Algorithm
+from upslope.batch import Algorithm, critic_of
 from upslope.components import build, find
+from upslope.critic import Critic
 from upslope.engines import ENGINES, Opens
 from upslope.envs import ENVS
 from upslope.envs.mixture import Mixture
 from upslope.overrides import MIXTURE, label_of
 from upslope.recipe import Recipe, Stage
-from upslope.settings import Component
+from upslope.settings import Component, Learner
 from upslope.sinks import require
 from upslope.types import Demonstrates, Env, Problem, Split, UserError
 from upslope.wrapping import Wraps, compares, layers
@@ -138,7 +139,7 @@ class Built:
 def built(recipe: Recipe) -> list[Built]:
     """All stages; raises UserError for what cannot work whatever the model is."""
     require(recipe.sinks)
-    out = []
+    out = list[Built]()
     for stage in recipe.stages():
         at = f"stage.{stage.name}." if recipe.stage else ""
         one = Built(
@@ -147,8 +148,29 @@ def built(recipe: Recipe) -> list[Built]:
             algorithm_of(stage.algorithm, f"{at}algorithm"),
         )
         refuse(one, at)
+        refuse_two_models(stage.learner, recipe.learner, at)
+        refuse_begin(critic_of(one.algorithm), critic_of(out[-1].algorithm) if out else None, at)
         out.append(one)
     return out
+
+
+def refuse_two_models(own: Learner, whole: Learner, at: str) -> None:
+    """All stages train one model, which has one type."""
+    if (own.dtype, own.head) != (whole.dtype, whole.head):
+        key = "learner.dtype" if own.dtype != whole.dtype else "learner.head"
+        raise UserError(f"{at}{key} differs from {key}: the stages train one model, so set it once")
+
+
+def refuse_begin(critic: Critic | None, before: Critic | None, at: str) -> None:
+    """A critic that is to go on from one that is not there, or not of its shape."""
+    if critic is None or critic.begins == "zero":
+        return
+    shapes = [(c.place, c.heads, c.width) for c in (critic, before) if c is not None]
+    if len(shapes) < 2 or shapes[0] != shapes[1]:
+        raise UserError(
+            f'{at}algorithm.critic.begins="stage" needs a critic of the same place, twin and form '
+            'in the stage before: give it one, or set it to "zero"'
+        )
 
 
 def refuse(one: Built, at: str) -> None:

@@ -13,7 +13,7 @@ from upslope.critic import Critic
 from upslope.returns import Chains
 from upslope.types import Metrics
 
-TWINS = Critic(twin=True, polyak=0.05, conservative=0.1)
+TWINS = Critic(rate=1.0, twin=True, polyak=0.05, conservative=0.1)
 
 
 class Judging(Protocol):

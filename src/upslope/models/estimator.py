@@ -66,14 +66,17 @@ class Estimator:
     """A critic of ``policy`` with the settings ``critic``; ``q``: whether it judges tokens, too."""
 
     def __init__(self, policy: Policy, critic: Critic, q: bool) -> None:
-        if critic.decode and (policy.rank or policy.tied):
+        if critic.decode and (policy.rank or policy.tied or not q):
             why = "lora.rank adapts none" if policy.rank else "its head is its embedding"
             raise UserError(
-                f"critic.decode={critic.decode:g} samples from another head of the model, and "
-                f"{why}: leave it out"
+                f"critic.decode={critic.decode:g} samples from a head with Q in it, and "
+                f"{why if q else 'this algorithm learns no Q'}: leave it out"
             )
         self.critic, self.separate = critic, critic.place == "separate"
         self.online = Judge(policy, Heads(policy, critic, q)).copied(self.separate)
+        for name, parameter in self.weights().items() if critic.begins == "stage" else ():
+            if name in policy.judged:
+                parameter.data.copy_(policy.judged[name])
         self.target = self.online.copied(self.separate) if critic.polyak else None
         if self.target is not None:
             for parameter in self.target.weights(self.separate).values():
@@ -150,8 +153,9 @@ class Estimator:
     def state(self) -> Mapping[str, Mapping[str, Tensor]]:
         """All weights that are its own, for a checkpoint."""
         copied = self.target.weights(self.separate) if self.target else {}
-        own = {"online": self.weights(), "target": copied, "start": self.start}
-        return {kind: {n: t.detach() for n, t in of.items()} for kind, of in own.items()}
+        trained = {name: p.detach() for name, p in self.weights().items()}
+        copies = {name: p.detach() for name, p in copied.items()}
+        return {"online": trained, "target": copies, "start": self.start}
 
     def load_state(self, state: Mapping[str, Mapping[str, Tensor]]) -> None:
         """Continue from a state."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
@@ -28,7 +28,7 @@ class Policy:
     ``head_dtype``: what logits are computed in. ``rank``: of the adapter that is trained in place
     of the weights; 0 is none. ``again``: FLOPs per token that the backward pass
     runs a second time, beside attention's. ``tilt``: what is added to the head for whoever samples
-    from the policy, while it is trained without.
+    from the policy, while it is trained without. ``judged``: weights of the last stage's critic.
     """
 
     name: str
@@ -44,6 +44,7 @@ class Policy:
     rank: int = 0
     again: float = 0.0
     tilt: Callable[[], Tensor] | None = None
+    judged: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def trunk(self) -> nn.Module:
