@@ -37,6 +37,13 @@ def per_row(algorithm, batch: Batch) -> torch.Tensor:
     return first[:, 0]
 
 
+def columns_of(algorithm, batch: Batch) -> Batch:
+    """The batch with what the loop fills before its updates."""
+    here = {"old_logprobs": -batch.trained.float(), "ref_logprobs": -2 * batch.trained.float()}
+    batch = replace(batch, **here)
+    return replace(batch, advantages=algorithm.advantages(batch))
+
+
 def update_loss(algorithm, batch: Batch, logprobs: torch.Tensor) -> float:
     """What the learner sums."""
     loss, _ = algorithm.loss(Outputs(logprobs), batch)
@@ -85,6 +92,7 @@ def test_an_invalid_member_neither_votes_nor_learns(name):
     )
     rows = torch.tensor([0, 2, 3])
     kept = batch.rows(rows)
+    batch, fewer = (columns_of(algorithm, b) for b in (batch, fewer))
     for column in (algorithm.advantages, algorithm.weights):
         assert (column(batch)[1] == 0).all()
         torch.testing.assert_close(column(batch)[rows, : kept.tokens.shape[1]], column(fewer))

@@ -35,7 +35,7 @@ TABLE = {
     "presets": "types overrides sentences",
     "recipe": "types overrides presets sentences settings pydantic tomli_w",
     "chat": "types transformers",
-    "advantages losses": "torch jaxtyping",
+    "advantages losses pairwise": "torch jaxtyping",
     "batch": "types torch jaxtyping numpy",
     "snapshots": "types huggingface_hub",
     "models": "types batch files seeds snapshots models torch transformers jaxtyping numpy "
@@ -50,7 +50,7 @@ TABLE = {
     "envs.datasets": "types snapshots? pyarrow?",
     "envs.mathematics": "types seeds rewards envs.episodes envs.datasets",
     "envs.reasoning_gym": "types seeds rewards envs.episodes reasoning_gym?",
-    "algorithms": "types batch advantages losses algorithms.parts torch",
+    "algorithms": "types batch advantages losses pairwise algorithms.parts algorithms.pairs torch",
     "steps": "settings",
     "sinks": "types torch? wandb? trackio?",
     "learner": "types batch losses settings steps models torch",
@@ -58,9 +58,14 @@ TABLE = {
     "segments": "types numpy",
     "rollout": "types chat envs.episodes grading seeds segments settings",
     "curriculum": "types seeds numpy",
-    "demonstrations": "types envs.datasets",
-    "sources": "types chat curriculum demonstrations rollout seeds numpy",
+    "fields": "types numpy",
+    "demonstrations": "types envs.datasets fields files trajectories numpy",
+    "sources": "types chat curriculum demonstrations rollout seeds segments numpy",
+    "mixed": "types sources",
+    "provenance": "types components settings",
+    "origins": "types chat curriculum mixed provenance rollout sources stages",
     "estimates overlap": "types numpy",
+    "offpolicy": "types estimates numpy",
     "evaluate": "types estimates rollout numpy",
     "selfcheck": "types batch chat grading overlap sources learner models numpy torch",
     "sync": "types ledger learner models",
@@ -74,10 +79,11 @@ TABLE = {
     "batteries": "types batch grading learner measures rollout selfcheck components recipe models "
     "batteries torch numpy",
     "progress": "types recipe rich",
-    "stages": "types batch algorithms components engines envs overrides recipe settings sinks",
-    "session": "types assessment chat checkpoints components curriculum demonstrations "
-    "devices engines engines.apart engines.local learner ledger machine models recipe result "
-    "rollout runs sources stages sync threads train torch",
+    "stages": "types batch algorithms components demonstrations engines envs overrides provenance "
+    "recipe settings sinks",
+    "session": "types assessment chat checkpoints devices engines engines.apart engines.local "
+    "learner ledger machine models origins provenance recipe result rollout runs stages sync "
+    "threads train torch",
     "launch": "types batch checkpoints curve learner machine models recipe result runs scaling "
     "selfcheck session sinks stages train",
     "resume": "types checkpoints environment launch recipe runs session",
@@ -92,14 +98,14 @@ TABLE = {
     "accelerators": "sizes",
     "pace": "types checkpoints envs.episodes recipe runs session settings stages train",
     "plan": "types accelerators models pace session sizes torch",
-    "trial exam": "* !plan !pace !progress !cli",
+    "trial exam hindsight": "* !plan !pace !progress !cli",
     "slope": "scaling typer",
     "cli": "*",
     "": "launch? machine? recipe? resume? runs?",
 }
 # Lines of a file and of a function. ``types`` has every noun; ``parts`` is not an algorithm.
 LIMIT, LONGEST, ALGORITHM = 300, 60, 80
-LIMITS = {"train": 100, "types": 350, "algorithms.parts": 190}
+LIMITS = {"train": 100, "types": 350, "algorithms.parts": 190, "algorithms.pairs": 130}
 FORBIDDEN = {"utils", "util", "base", "core", "common", "helpers"}
 # The code of others is looked at from outside: a config's optional keys, torch's types by name.
 ATTRIBUTES = {

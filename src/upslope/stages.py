@@ -8,45 +8,22 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf
+from pathlib import Path
 from typing import Any
 
 from upslope.algorithms import ALGORITHMS
 from upslope.batch import Algorithm
 from upslope.components import build, find
+from upslope.demonstrations import Demonstration, read_demonstrations, sets
 from upslope.engines import ENGINES, Opens
 from upslope.envs import ENVS
 from upslope.envs.mixture import Mixture
 from upslope.overrides import MIXTURE, label_of
+from upslope.provenance import MixedSettings, RolloutsSettings, SourceSettings, settings_of
 from upslope.recipe import Recipe, Stage
 from upslope.settings import Component
 from upslope.sinks import require
 from upslope.types import Demonstrates, Env, Problem, Split, UserError
-
-
-@dataclass(frozen=True)
-class RolloutsSettings:
-    """``source = {type = "rollouts"}``. ``retire``: a problem whose trajectories so far were right
-    in such a share is not played again (no-positive-resampling, arXiv:2510.13786); 0 retires none.
-    """
-
-    retire: float = 0.0
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.retire <= 1:
-            raise ValueError(f"retire is a share between 0 and 1, got {self.retire}")
-
-
-@dataclass(frozen=True)
-class RecordedSettings:
-    """``source = {type = "recorded"}``: a JSONL ``path``, or the env's own demonstrations."""
-
-    path: str = ""
-
-
-SOURCES: Mapping[str, type[RolloutsSettings] | type[RecordedSettings]] = {
-    "rollouts": RolloutsSettings,
-    "recorded": RecordedSettings,
-}
 
 
 def component(kinds: Mapping[str, str], given: Component | None, kind: str, at: str) -> Any:
@@ -120,6 +97,38 @@ class Built:
     env: Env
     algorithm: Algorithm
     made: dict[Split, Sequence[Problem]] = field(default_factory=dict)
+    read: list[Demonstration] = field(default_factory=list)
+
+    @property
+    def source(self) -> SourceSettings:
+        """Where its groups come from."""
+        return settings_of(self.stage.source, "source")
+
+    @property
+    def looped(self) -> Stage:
+        """The stage as the loop takes it: who did not answer with this step's weights is corrected
+        for as a stale policy is, recorded answers too, and nobody where it does not matter who did.
+        """
+        rollout, others = self.stage.rollout, not isinstance(self.source, RolloutsSettings)
+        lag = max(rollout.max_staleness, int(others))
+        lag = 0 if "any_policy" in self.algorithm.claims else lag
+        if lag == rollout.max_staleness:
+            return self.stage
+        lagging = rollout.model_copy(update={"max_staleness": lag})
+        return self.stage.model_copy(update={"rollout": lagging})
+
+    def recorded(self) -> Sequence[Demonstration]:
+        """The plays that its source has recorded, read once; none for rollouts."""
+        settings = self.source
+        if self.read or isinstance(settings, RolloutsSettings):
+            return self.read
+        if settings.path:
+            known = {problem.id: problem for problem in self.problems("train")}
+            self.read.extend(read_demonstrations(Path(settings.path), known))
+        else:
+            assert isinstance(self.env, Demonstrates), "refuse lets no other pass"
+            self.read.extend(Demonstration(*pair) for pair in self.env.demonstrations("train"))
+        return self.read
 
     @property
     def weights(self) -> Mapping[str, float]:
@@ -153,26 +162,64 @@ def refuse(one: Built, at: str) -> None:
     """Contradictions between a stage's parts."""
     stage, name = one.stage, one.stage.algorithm.type
     compares = "equal_rewards_no_signal" in one.algorithm.claims
-    if stage.source.type not in SOURCES:
-        raise UserError(
-            f"{at}source.type={stage.source.type!r} is unknown: use one of {sorted(SOURCES)}"
-        )
-    source = build(SOURCES[stage.source.type], stage.source.settings, f"{at}source")
-    if source == RecordedSettings() and not isinstance(one.env, Demonstrates):
+    source = settings_of(stage.source, f"{at}source")
+    if isinstance(source, RolloutsSettings | MixedSettings):
+        refuse_rollouts(one, source, at)
+    if isinstance(source, RolloutsSettings):
+        return
+    if not source.path and not isinstance(one.env, Demonstrates):
         raise UserError(
             f"env {stage.env.type} writes no demonstrations: give {at}source.path a JSONL file"
         )
-    if stage.source.type == "rollouts" and compares and stage.rollout.group == 1:
+    if not source.path and compares:
+        raise UserError(
+            f"{at}algorithm {name} compares the members of a group and recorded groups have one "
+            f"member: use sft, rollouts as the source, or a {at}source.path to pairs or groups"
+        )
+
+
+def refuse_rollouts(one: Built, source: RolloutsSettings | MixedSettings, at: str) -> None:
+    """What cannot be learned from rollouts, or not with weights that are loaded now and then."""
+    stage, name, claims = one.stage, one.stage.algorithm.type, one.algorithm.claims
+    rollouts = source.rollouts if isinstance(source, MixedSettings) else source
+    if "equal_rewards_no_signal" in claims and stage.rollout.group == 1:
         raise UserError(
             f"{at}rollout.group=1 leaves {name} nothing to compare a reward with, so nothing "
             "would be learned: use at least 2, or the algorithm reinforce"
         )
-    if stage.source.type == "recorded" and compares:
-        raise UserError(
-            f"{at}algorithm {name} compares the members of a group and recorded groups have one "
-            "member: use sft, or rollouts as the source"
-        )
-    if stage.source.type == "rollouts" and name == "sft":
+    if name == "sft":
         raise UserError(
             f'{at}algorithm sft learns from given replies: set {at}source.type = "recorded"'
+        )
+    if rollouts.sync == 1:
+        return
+    if "any_policy" not in claims or stage.rollout.max_staleness:
+        raise UserError(
+            f"{at}source.sync={rollouts.sync} is for algorithms that take answers of any policy, "
+            "such as dpo, without max_staleness: for others set rollout.max_staleness instead"
+        )
+    kept = {"evaluation": stage.evaluation.every, "checkpoint": stage.checkpoint.every}
+    for key, every in kept.items():
+        if every % rollouts.sync:
+            raise UserError(
+                f"{at}{key}.every={every} would load weights between the loads of every "
+                f"{at}source.sync={rollouts.sync} steps: make it a multiple"
+            )
+
+
+def refuse_recorded(one: Built) -> None:
+    """Plays that say too little for the algorithm that is to learn from them."""
+    name, claims, groups = one.stage.algorithm.type, one.algorithm.claims, sets(one.recorded())
+    if not groups:
+        return
+    if "equal_rewards_no_signal" in claims and all(len(members) == 1 for members in groups):
+        raise UserError(
+            f"algorithm {name} compares the members of a group and the recorded groups have one "
+            'member each: give pairs, or rows with the same "group", or use awr, raft, kto or sft'
+        )
+    unscored = next((one for members in groups for one in members if not one.scored), None)
+    if "any_policy" not in claims and unscored:
+        raise UserError(
+            f"algorithm {name} weighs answers by how likely they were, and the recorded play of "
+            f'problem {unscored.problem.id!r} has no "logprobs": give them, or use awr, raft or dpo'
         )
