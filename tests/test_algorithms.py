@@ -39,6 +39,14 @@ def per_row(algorithm, batch: Batch) -> torch.Tensor:
     return first[:, 0]
 
 
+def columns_of(algorithm, batch: Batch) -> Batch:
+    """The batch with what the loop fills before its updates."""
+    here = {"old_logprobs": -batch.trained.float(), "ref_logprobs": -2 * batch.trained.float()}
+    zeros = torch.zeros(batch.tokens.shape)  # of those that have a critic
+    batch = replace(batch, **here, values=zeros, q=zeros)
+    return replace(batch, advantages=algorithm.advantages(batch))
+
+
 def update_loss(algorithm, batch: Batch, logprobs: torch.Tensor) -> float:
     """What the learner sums."""
     loss, _ = algorithm.loss(Outputs(logprobs), batch)
@@ -87,8 +95,7 @@ def test_an_invalid_member_neither_votes_nor_learns(name):
     )
     rows = torch.tensor([0, 2, 3])
     kept = batch.rows(rows)
-    zeros = [torch.zeros(of.tokens.shape) for of in (batch, fewer)]  # of those that have a critic
-    batch, fewer = (replace(of, values=z, q=z) for of, z in zip((batch, fewer), zeros, strict=True))
+    batch, fewer = (columns_of(algorithm, b) for b in (batch, fewer))
     for column in (algorithm.advantages, algorithm.weights):
         assert (column(batch)[1] == 0).all()
         torch.testing.assert_close(column(batch)[rows, : kept.tokens.shape[1]], column(fewer))

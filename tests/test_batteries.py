@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import pytest
@@ -14,6 +14,7 @@ from upslope.algorithms import ALGORITHMS
 from upslope.algorithms.grpo import GRPO
 from upslope.algorithms.gspo import GSPO
 from upslope.algorithms.reinforce import Reinforce
+from upslope.algorithms.simpo import SimPO
 from upslope.batch import CLAIMS, Batch, Outputs
 from upslope.batteries import check_algorithm
 from upslope.components import build, find
@@ -26,20 +27,17 @@ KLS: list[dict[str, Any]] = [
 ]
 FORMS = ["two_hot", "hl_gauss"]
 GROUPED = ["cispo", "dr_grpo", "grpo", "gspo", "rloo"]
-PLAIN = ["ilql", "iql", "sft"]  # recorded answers: no KL, no entropy
 AROUND: dict[str, dict[str, Any]] = {
     "constrained": {"costs": {"length": {"budget": 4, "start": 0.5}}},
     "distill": {"teacher": "larger"},
     "gigpo": {},
     "turns": {},
 }
-CASES = [
-    (name, kl)
-    for name in ALGORITHMS
-    if name not in AROUND
-    for kl in KLS
-    if name not in PLAIN or not kl
+PENALISED = [
+    n for n in ALGORITHMS if "kl" in {f.name for f in fields(find(ALGORITHMS, n, "algorithm"))}
 ]
+ALONE = [name for name in ALGORITHMS if name not in AROUND]
+CASES = [(name, kl) for name in ALONE for kl in KLS if name in PENALISED or not kl]
 CASES += [("rloo", {"aggregation": "constant", "length": 7}), ("sft", {"aggregation": "sequence"})]
 CASES += [("grpo", {"aggregation": "token"}), ("grpo", {"aggregation": "prompt"})]
 CASES += [(name, {"zero_variance": how}) for name in GROUPED for how in ("drop", "resample")]
@@ -65,6 +63,9 @@ CASES += [
 ]
 CASES += [("constrained", {"costs": RISKS, "of": {"type": "gigpo", "of": {"type": "rloo"}}})]
 CASES += [("distill", {"teacher": "larger", "reward": 0.5, "of": {"type": "turns"}})]
+CASES += [("dpo", {"form": "hinge"}), ("dpo", {"form": "robust", "smoothing": 0.1, "margin": 0.3})]
+CASES += [("ipo", {"score": "sum"}), ("raft", {"threshold": 0.1, "top": 1})]
+CASES += [("awr", {"baseline": "batch"}), ("awr", {"baseline": "given", "given": 0.4})]
 CASES += [("grpo", {"scale": "batch"}), ("gspo", {"scale": "none"})]
 CASES += [("cispo", {"scale": "batch"}), ("cispo", {"scale": "none"}), ("reinforce", {"decay": 0})]
 
@@ -254,7 +255,19 @@ class Unfinished:
     keep = start = advance = advantages = weights = None
 
 
+@dataclass(frozen=True)
+class BlindToWhoSampled(GRPO):
+    claims = frozenset({"any_policy"})
+
+
+@dataclass(frozen=True)
+class SplitsPairs(SimPO):
+    couples = "row"
+
+
 FAULTS = [
+    (BlindToWhoSampled(), "whoever gave the answers changes nothing"),
+    (SplitsPairs(), "batch is split"),
     (ByStride(), "with the order of rows"),
     (PerMicroBatch(), "batch is split"),
     (SplitsTrajectories(), "batch is split"),

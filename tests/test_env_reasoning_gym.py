@@ -17,7 +17,8 @@ from upslope.recipe import dump, read
 from upslope.rewards.workers import Outcome, Workers
 from upslope.seeds import split_of
 from upslope.settings import Component
-from upslope.stages import built, env_of
+from upslope.names import env_of
+from upslope.stages import built
 from upslope.types import Problem, Split, UserError
 
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")

@@ -35,7 +35,7 @@ TABLE = {
     "presets": "types overrides sentences",
     "recipe": "types overrides presets sentences settings pydantic tomli_w",
     "chat": "types transformers",
-    "advantages losses credit returns": "torch jaxtyping",
+    "advantages losses credit pairwise returns": "torch jaxtyping",
     "constraints": "",
     "critic": "types torch jaxtyping",
     "alike": "torch jaxtyping numpy",
@@ -56,8 +56,8 @@ TABLE = {
     "envs.datasets": "types snapshots? pyarrow?",
     "envs.mathematics": "types seeds rewards envs.episodes envs.datasets",
     "envs.reasoning_gym": "types seeds rewards envs.episodes reasoning_gym?",
-    "algorithms": "types batch advantages constraints costs credit critic losses returns turns "
-    "wrapping algorithms torch",
+    "algorithms": "types batch advantages constraints costs credit critic losses pairwise returns "
+    "turns wrapping algorithms torch",
     "tally": "types batch losses torch",
     "steps": "settings",
     "sinks": "types torch? wandb? trackio?",
@@ -66,9 +66,14 @@ TABLE = {
     "segments": "types numpy",
     "rollout": "types chat envs.episodes grading seeds segments settings",
     "curriculum": "types seeds numpy",
-    "demonstrations": "types envs.datasets",
-    "sources": "types chat curriculum demonstrations rollout seeds numpy",
+    "fields": "types numpy",
+    "demonstrations": "types envs.datasets fields files trajectories numpy",
+    "sources": "types chat curriculum demonstrations rollout seeds segments numpy",
+    "mixed": "types sources",
+    "provenance": "types components settings",
+    "origins": "types chat curriculum mixed provenance rollout sources stages",
     "estimates overlap": "types numpy",
+    "offpolicy": "types estimates numpy",
     "evaluate": "types estimates rollout numpy",
     "scorers": "types batch wrapping learner models runs",
     "selfcheck": "types batch chat costs grading overlap sources learner tally models numpy torch",
@@ -83,12 +88,12 @@ TABLE = {
     "batteries": "types batch critic wrapping grading learner tally measures rollout selfcheck "
     "components recipe models batteries torch numpy",
     "progress": "types recipe rich",
-    "stages": "types batch critic wrapping algorithms components engines envs overrides recipe "
-    "settings "
-    "sinks",
-    "session": "types assessment batch chat checkpoints components curriculum demonstrations "
-    "devices engines engines.apart engines.local learner ledger machine models recipe result "
-    "rollout runs scorers sources stages sync threads train torch",
+    "names": "types batch algorithms components engines envs overrides settings",
+    "stages": "types batch critic wrapping algorithms demonstrations envs names provenance recipe "
+    "settings sinks",
+    "session": "types assessment batch chat checkpoints devices engines engines.apart "
+    "engines.local learner ledger machine models names origins provenance recipe result rollout "
+    "runs scorers stages sync threads train torch",
     "launch": "types batch wrapping checkpoints curve learner machine models recipe result runs "
     "scaling selfcheck session sinks stages train",
     "resume": "types checkpoints environment launch recipe runs session",
@@ -103,7 +108,7 @@ TABLE = {
     "accelerators": "sizes",
     "pace": "types checkpoints envs.episodes recipe runs session settings stages train",
     "plan": "types accelerators models pace session sizes torch",
-    "trial exam": "* !plan !pace !progress !cli",
+    "trial exam hindsight": "* !plan !pace !progress !cli",
     "slope": "scaling typer",
     "cli": "*",
     "": "launch? machine? recipe? resume? runs?",
@@ -111,7 +116,7 @@ TABLE = {
 # Lines of a file and of a function. ``types`` has every noun; ``parts`` is not an algorithm.
 LIMIT, LONGEST, ALGORITHM = 300, 60, 80
 LIMITS = {"train": 100, "types": 350, "algorithms.parts": 190, "algorithms.quality": 120}
-LIMITS |= {"algorithms.valued": 190}
+LIMITS |= {"algorithms.valued": 190, "algorithms.pairs": 130}
 FORBIDDEN = {"utils", "util", "base", "core", "common", "helpers"}
 # The code of others is looked at from outside: a config's optional keys, torch's types by name.
 ATTRIBUTES = {

@@ -6,6 +6,7 @@ rewards, has nothing to compare and gets exactly 0 (verl gives a lone member its
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -93,6 +94,18 @@ class Overlong:
 def less_baseline(rewards: Values, valid: Valid, baseline: float) -> Values:
     """r - b for a baseline known before the rewards were. REINFORCE."""
     return torch.where(valid, rewards - baseline, 0.0)
+
+
+def exponential(away: Values, beta: float, most: float) -> Values:
+    """exp(A / beta), at most ``most``: the weights of AWR, arXiv:1910.00177."""
+    # Bounded before the exponential, which would overflow.
+    return (away / beta).clamp(max=math.log(most)).exp().clamp(max=most)
+
+
+def among_best(top: int, rewards: Values, group: Ids, valid: Valid) -> Valid:
+    """Whether fewer than ``top`` valid members of its group earned more than it did."""
+    above = (group[:, None] == group) & valid & (rewards > rewards[:, None])
+    return valid & (above.sum(1) < top)
 
 
 def _means(values: Values, group: Ids, valid: Valid) -> tuple[Tensor, Tensor, Tensor]:

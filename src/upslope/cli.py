@@ -33,7 +33,7 @@ Problems = Annotated[int, typer.Option(min=1, help="Held-out problems.")]
 Samples = Annotated[
     int, typer.Option(min=0, max=256, help="Samples of each at temperature 1; 0 is greedy alone.")
 ]
-Splits = Annotated[str, typer.Option(help="validation or test.")]
+Splits = Annotated[str, typer.Option(help="validation or test; train to --record.")]
 Length = Annotated[int | None, typer.Option(min=1, help="Tokens of a reply.")]
 Seed = Annotated[int, typer.Option(help="What the sampling derives from.")]
 
@@ -90,11 +90,21 @@ def evaluate(
     out: Annotated[
         str | None, typer.Option(help="A file for each problem's answers, as JSON lines.")
     ] = None,
+    record: Annotated[
+        str | None, typer.Option(help="A file for the samples with their tokens, to learn from.")
+    ] = None,
+    recorded: Annotated[
+        str | None, typer.Option(help="Recorded plays to judge the model by, in place of its own.")
+    ] = None,
 ) -> None:
     """Accuracy on held-out problems with 95% intervals: the code that training uses."""
     from upslope.exam import Choices, evaluate_model
+    from upslope.hindsight import evaluate_recorded
 
-    choices = Choices(problems, samples, split, max_tokens, seed, out)
+    if recorded:
+        print("\n".join(evaluate_recorded(model, recorded)))
+        return
+    choices = Choices(problems, samples, split, max_tokens, seed, out, record)
     for line in evaluate_model(model, env, settings or [], choices):
         print(line)
 

@@ -15,9 +15,6 @@ from upslope.assessment import Assessment
 from upslope.batch import critic_of
 from upslope.chat import Chat
 from upslope.checkpoints import Checkpoint, Place, write_checkpoint
-from upslope.components import build
-from upslope.curriculum import Curriculum
-from upslope.demonstrations import Demonstration, read_demonstrations
 from upslope.devices import device_of, fitting_tokens
 from upslope.engines import OpensApart
 from upslope.engines.apart import ApartEngine
@@ -27,18 +24,19 @@ from upslope.ledger import Ledger, Phase, cpu_seconds
 from upslope.models.flops import activation_bytes
 from upslope.models.layers import known
 from upslope.models.load import adapted, count, load
+from upslope.names import engine_of
+from upslope.origins import source_of
+from upslope.provenance import RecordedSettings
 from upslope.recipe import Recipe
 from upslope.result import Accuracy, StageResult
 from upslope.rollout import Player, Thinking
 from upslope.runs import Run
 from upslope.scorers import reference_of, teacher_of
-from upslope.sources import Recorded, Rollouts
-from upslope.stages import Built, RecordedSettings, RolloutsSettings, built, engine_of
+from upslope.stages import Built, built, refuse_recorded
 from upslope.sync import Synchroniser
 from upslope.threads import Threads, resolved, small
 from upslope.train import Parts
 from upslope.types import (
-    Demonstrates,
     Engine,
     Group,
     InFlight,
@@ -175,25 +173,7 @@ class Session:
 
     def source(self, one: Built) -> Source:
         """Where this stage's groups come from."""
-        rollout, seed = one.stage.rollout, self.recipe.seed
-        if one.stage.source.type == "rollouts":
-            kept = build(RolloutsSettings, one.stage.source.settings, "source")
-            curriculum = Curriculum(one.problems("train"), seed, one.weights, kept.retire)
-            return Rollouts(
-                self.player(one),
-                curriculum,
-                size=rollout.group,
-                seed=seed,
-                max_staleness=rollout.max_staleness,
-                tries=rollout.tries,
-                finished=self.charge,
-            )
-        settings = build(RecordedSettings, one.stage.source.settings, "source")
-        if settings.path:
-            return Recorded(read_demonstrations(Path(settings.path)), self.chat, seed)
-        assert isinstance(one.env, Demonstrates), "stages.refuse lets no other pass"
-        shown = [Demonstration(p, reply) for p, reply in one.env.demonstrations("train")]
-        return Recorded(shown, self.chat, seed)
+        return source_of(one, self.player(one), self.chat, self.recipe.seed, self.charge)
 
     def charge(self, group: Group) -> None:
         """A finished group's sampling, to the ledger."""
@@ -209,15 +189,13 @@ class Session:
 
     def trained_on(self, one: Built) -> Sequence[Problem]:
         """The problems that this stage learns from."""
-        if one.stage.source.type == "recorded":
-            settings = build(RecordedSettings, one.stage.source.settings, "source")
-            if settings.path:
-                return [shown.problem for shown in read_demonstrations(Path(settings.path))]
-        return one.problems("train")
+        played = [] if isinstance(one.source, RecordedSettings) else one.problems("train")
+        return [*played, *(shown.problem for shown in one.recorded())]
 
     def fits(self, one: Built) -> None:
         """Refuse an env without problems to train on, and a context that the model has no room for,
         before anything is spent."""
+        refuse_recorded(one)
         if not self.trained_on(one):
             raise UserError("the env has no problems in its train split: give it more")
         longest = max(
@@ -275,7 +253,7 @@ class Session:
             run.checkpoint(at.step, lambda folder: write_checkpoint(folder, learner, kept), keep)
 
         return Parts(
-            one.stage,
+            one.looped,
             self.recipe.seed,
             one.algorithm,
             learner,

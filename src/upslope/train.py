@@ -64,8 +64,9 @@ async def learn(p: Parts, at: Place, groups: Sequence[Group]) -> Place:
         batch = Batch.of(groups, at.state)
         metrics |= await p.beside(lambda: optimise(p, batch, at.step))
     at, name = at.moved(p.algorithm.advance(at.state, metrics)), p.stage.name
-    if p.source.live:
+    if due(at.step - at.first, p.source.sync):
         await p.synchronise(at.step, changes(metrics))
+    if p.source.sync:
         p.run.log_trajectories([trajectory_row(at.step, name, t) for t in played(groups)])
     metrics |= p.ledger.row()
     p.run.log(at.step, name, metrics)

@@ -28,7 +28,7 @@ from upslope.scorers import model_in
 from upslope.selfcheck import Proof
 from upslope.session import Session
 from upslope.settings import Component
-from upslope.stages import env_of
+from upslope.names import env_of
 from upslope.threads import resolved
 from upslope.types import Env, Message, Sampling, UserError
 

@@ -316,8 +316,8 @@ class Source(Protocol):
     """Where groups come from: rollouts, a file, or a mix."""
 
     @property
-    def live(self) -> bool:
-        """Whether groups are sampled from the engine, which then needs each step's weights."""
+    def sync(self) -> int:
+        """Steps between loads of new weights into the engine sampled from; 0: none is."""
 
     async def groups(self, n: int, version: int, keep: Callable[[Group], bool]) -> Sequence[Group]:
         """The next ``n`` groups that ``keep`` accepts, in bounded tries, none too stale."""

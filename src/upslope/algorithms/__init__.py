@@ -1,19 +1,26 @@
 """Algorithms by name; one file each. ``file.py:Name`` names one from outside the package."""
 
 ALGORITHMS = {
+    "awr": "upslope.algorithms.awr:AWR",
     "cispo": "upslope.algorithms.cispo:CISPO",
     "constrained": "upslope.algorithms.constrained:Constrained",
     "distill": "upslope.algorithms.distill:Distill",
     "dr_grpo": "upslope.algorithms.dr_grpo:DrGRPO",
+    "dpo": "upslope.algorithms.dpo:DPO",
     "gigpo": "upslope.algorithms.gigpo:GiGPO",
     "grpo": "upslope.algorithms.grpo:GRPO",
     "gspo": "upslope.algorithms.gspo:GSPO",
     "ilql": "upslope.algorithms.ilql:ILQL",
+    "ipo": "upslope.algorithms.ipo:IPO",
     "iql": "upslope.algorithms.iql:IQL",
+    "kto": "upslope.algorithms.kto:KTO",
+    "orpo": "upslope.algorithms.orpo:ORPO",
     "ppo": "upslope.algorithms.ppo:PPO",
+    "raft": "upslope.algorithms.raft:RAFT",
     "reinforce": "upslope.algorithms.reinforce:Reinforce",
     "rloo": "upslope.algorithms.rloo:RLOO",
     "sft": "upslope.algorithms.sft:SFT",
+    "simpo": "upslope.algorithms.simpo:SimPO",
     "turns": "upslope.algorithms.turns:Turns",
     "vapo": "upslope.algorithms.vapo:VAPO",
 }

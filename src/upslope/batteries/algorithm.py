@@ -199,7 +199,23 @@ def _silent(algorithm: Algorithm, name: str) -> None:
         )
 
 
+def _any_policy(algorithm: Algorithm, name: str) -> None:
+    seen = table(algorithm)
+    other = replace(seen.batch, engine_logprobs=seen.batch.engine_logprobs - 1)
+    _, before = gradient(algorithm, seen)
+    column, old = algorithm.advantages(other), seen.logprobs - 1
+    other = replace(other, old_logprobs=torch.where(other.trained, old, 0.0))
+    _, after = gradient(algorithm, replace(seen, batch=other))
+    same = torch.equal(column, algorithm.advantages(seen.batch))
+    if not (same and _distance(before, after) <= ROUNDING):
+        raise UserError(
+            f"{name} claims that whoever gave the answers changes nothing, and how likely they "
+            "were to changes its gradient: leave the claim out"
+        )
+
+
 CHECKS: Mapping[Claim, Callable[[Algorithm, str], None]] = {
+    "any_policy": _any_policy,
     "equal_rewards_no_signal": _equal_rewards,
     "policy_gradient": _policy_gradient,
     "silent_without_advantage": _silent,
