@@ -221,6 +221,7 @@ def test_metrics_page_has_what_runs_write_and_nothing_else(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     written = names_of(trained()) | names_of(odd(tmp_path)) | set(costly())
+    written |= names_of(preferred(tmp_path))
     listed = re.findall(r"^\| `(\w+/[^`]+)` \|", TEXTS["docs/metrics.md"], re.M)
     patterns = {name: re.compile(re.sub(r"<\w+>", "[^/]+", name)) for name in listed}
     unlisted = [n for n in written if not any(p.fullmatch(n) for p in patterns.values())]
@@ -240,6 +241,16 @@ def trained() -> Run:
     rl |= {"rollout": {"max_staleness": 1}, "source": {"type": "rollouts", "retire": 0.9}}
     envs = [{"type": "arithmetic", "digits": n, "label": f"of-{n}"} for n in (1, 2)]
     return upslope.train({**SMALL, "env": envs, "stage": [WARM, rl]})
+
+
+def preferred(folder: Path) -> Run:
+    """DPO of pairs, then KTO of a mix: what preferences add."""
+    pairs = folder / "some_pairs.jsonl"
+    pairs.write_text('{"prompt": "1+1=", "chosen": "2", "rejected": "3"}\n', encoding="utf-8")
+    source = {"type": "recorded", "path": str(pairs)}
+    dpo = {"name": "dpo", "algorithm": {"type": "dpo"}, "source": source}
+    kto = {"name": "kto", "algorithm": {"type": "kto"}, "source": {"type": "mixed"}}
+    return upslope.train({**SMALL, "env": {"type": "arithmetic"}, "stage": [dpo, kto]})
 
 
 def odd(folder: Path) -> Run:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from upslope.algorithms import ALGORITHMS
+from upslope.algorithms.awr import AWR
 from upslope.batch import Algorithm
 from upslope.components import build, find
 from upslope.demonstrations import Demonstration, read_demonstrations, sets
@@ -212,7 +213,13 @@ def refuse_recorded(one: Built) -> None:
     name, claims, groups = one.stage.algorithm.type, one.algorithm.claims, sets(one.recorded())
     if not groups:
         return
-    if "equal_rewards_no_signal" in claims and all(len(members) == 1 for members in groups):
+    alone = all(len(members) == 1 for members in groups)
+    if isinstance(one.algorithm, AWR) and one.algorithm.baseline == "group" and alone:
+        raise UserError(
+            "algorithm awr measures an answer against its group and the recorded groups have one "
+            'member each, so that all would count alike: set algorithm.baseline = "batch"'
+        )
+    if "equal_rewards_no_signal" in claims and alone:
         raise UserError(
             f"algorithm {name} compares the members of a group and the recorded groups have one "
             'member each: give pairs, or rows with the same "group", or use awr, raft, kto or sft'
