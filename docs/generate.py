@@ -32,9 +32,9 @@ from upslope.components import (
 )
 from upslope.engines import ENGINES
 from upslope.envs import ENVS
+from upslope.provenance import SOURCES
 from upslope.recipe import describe, settings_count
 from upslope.sentences import expected, shown
-from upslope.stages import RecordedSettings, RolloutsSettings
 from upslope.types import Env, Problem, Reward, Trajectory
 
 FOLDER = Path(__file__).parent
@@ -120,7 +120,7 @@ def pages() -> dict[str, Callable[[], str]]:
 def settings() -> str:
     """The recipe's settings, and where those of components are."""
     parts = [HEAD, *_recipe(), "\n## Sources\n\n`[source]`, with `type` one of these."]
-    parts += [*_component("rollouts", RolloutsSettings), *_component("recorded", RecordedSettings)]
+    parts += [line for name, cls in SOURCES.items() for line in _component(name, cls)]
     for title, kinds in (("Algorithms", ALGORITHMS), ("Envs", ENVS)):
         kind = title.lower()
         parts.append(f"\n## {title}\n\n`[{kind[:-1]}]`, with `type` one of these.\n")

@@ -222,6 +222,7 @@ def test_metrics_page_has_what_runs_write_and_nothing_else(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     written = names_of(trained()) | names_of(odd(tmp_path)) | set(costly()) | names_of(judged())
+    written |= names_of(preferred(tmp_path))
     listed = re.findall(r"^\| `(\w+/[^`]+)` \|", TEXTS["docs/metrics.md"], re.M)
     patterns = {name: re.compile(re.sub(r"<\w+>", "[^/]+", name)) for name in listed}
     unlisted = [n for n in written if not any(p.fullmatch(n) for p in patterns.values())]
@@ -253,6 +254,16 @@ def judged() -> Run:
     rl = {"name": "rl", "algorithm": {"type": "ppo"}}
     logs = {**WARM, "algorithm": {"type": "ilql", "gamma": 0.9}}
     return upslope.train({**SMALL, "env": {"type": "arithmetic"}, "stage": [rl, logs]})
+
+
+def preferred(folder: Path) -> Run:
+    """DPO of pairs, then KTO of a mix: what preferences add."""
+    pairs = folder / "some_pairs.jsonl"
+    pairs.write_text('{"prompt": "1+1=", "chosen": "2", "rejected": "3"}\n', encoding="utf-8")
+    source = {"type": "recorded", "path": str(pairs)}
+    dpo = {"name": "dpo", "algorithm": {"type": "dpo"}, "source": source}
+    kto = {"name": "kto", "algorithm": {"type": "kto"}, "source": {"type": "mixed"}}
+    return upslope.train({**SMALL, "env": {"type": "arithmetic"}, "stage": [dpo, kto]})
 
 
 def odd(folder: Path) -> Run:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from upslope.algorithms.awr import AWR
 from upslope.algorithms.sft import SFT
 from upslope.batch import Algorithm, critic_of
 from upslope.critic import Critic
@@ -168,7 +169,13 @@ def refuse_recorded(one: Built) -> None:
     name, claims, groups = one.stage.algorithm.type, one.algorithm.claims, sets(one.recorded())
     if not groups:
         return
-    if compares(one.algorithm) and all(len(members) == 1 for members in groups):
+    alone = all(len(members) == 1 for members in groups)
+    if isinstance(one.algorithm, AWR) and one.algorithm.baseline == "group" and alone:
+        raise UserError(
+            "algorithm awr measures an answer against its group and the recorded groups have one "
+            'member each, so that all would count alike: set algorithm.baseline = "batch"'
+        )
+    if compares(one.algorithm) and alone:
         raise UserError(
             f"algorithm {name} compares the members of a group and the recorded groups have one "
             'member each: give pairs, or rows with the same "group", or use awr, raft, kto or sft'

@@ -22,13 +22,13 @@ from upslope.launch import prove
 from upslope.models.hub import to_stderr
 from upslope.models.load import count, load
 from upslope.models.policy import Policy
+from upslope.names import env_of
 from upslope.overrides import merge, tree_of
 from upslope.recipe import Recipe, read
 from upslope.scorers import model_in
 from upslope.selfcheck import Proof
 from upslope.session import Session
 from upslope.settings import Component
-from upslope.names import env_of
 from upslope.threads import resolved
 from upslope.types import Env, Message, Sampling, UserError
 
