@@ -40,12 +40,12 @@ TABLE = {
     "critic": "types torch jaxtyping",
     "alike": "torch jaxtyping numpy",
     "turns": "types numpy",
-    "batch": "types alike critic turns torch jaxtyping numpy",
-    "wrapping": "batch",
-    "costs": "types batch constraints losses turns wrapping torch",
+    "batch": "types alike turns torch jaxtyping numpy",
+    "optional": "types batch critic",
+    "costs": "types batch constraints losses turns optional torch",
     "snapshots": "types huggingface_hub",
-    "models": "types alike batch critic files seeds snapshots models torch transformers jaxtyping "
-    "numpy tokenizers safetensors huggingface_hub gguf filelock peft?",
+    "models": "types alike batch critic optional files seeds snapshots models torch transformers "
+    "jaxtyping numpy tokenizers safetensors huggingface_hub gguf filelock peft?",
     "engines.scripted": "types numpy transformers?",
     "engines.wire": "types",
     "engines": "types engines machine models torch transformers jaxtyping numpy",
@@ -57,11 +57,11 @@ TABLE = {
     "envs.mathematics": "types seeds rewards envs.episodes envs.datasets",
     "envs.reasoning_gym": "types seeds rewards envs.episodes reasoning_gym?",
     "algorithms": "types batch advantages constraints costs credit critic losses pairwise returns "
-    "turns wrapping algorithms torch",
+    "turns optional algorithms torch",
     "tally": "types batch losses torch",
     "steps": "settings",
     "sinks": "types torch? wandb? trackio?",
-    "learner": "types batch losses settings steps tally models torch",
+    "learner": "types batch losses optional settings steps tally models torch",
     "grading": "types",
     "segments": "types numpy",
     "rollout": "types chat envs.episodes grading seeds segments settings",
@@ -75,26 +75,26 @@ TABLE = {
     "estimates overlap": "types numpy",
     "offpolicy": "types estimates numpy",
     "evaluate": "types estimates rollout numpy",
-    "scorers": "types batch wrapping learner models runs",
+    "scorers": "types batch optional learner models runs",
     "selfcheck": "types batch chat costs grading overlap sources learner tally models numpy torch",
     "sync": "types ledger learner models",
     "checkpoints": "types batch learner ledger models result settings pydantic torch",
     "threads": "types machine torch",
     "devices": "machine torch",
-    "train": "types batch checkpoints learner ledger measures recipe result runs seeds "
+    "train": "types batch optional checkpoints learner ledger measures recipe result runs seeds "
     "trajectories",
     "assessment": "types checkpoints evaluate ledger measures models recipe result rollout runs "
     "trajectories",
-    "batteries": "types batch critic wrapping grading learner tally measures rollout selfcheck "
+    "batteries": "types batch critic optional grading learner tally measures rollout selfcheck "
     "components recipe models batteries torch numpy",
     "progress": "types recipe rich",
     "names": "types batch algorithms components engines envs overrides settings",
-    "stages": "types batch critic wrapping algorithms demonstrations envs names provenance recipe "
+    "stages": "types batch critic optional algorithms demonstrations envs names provenance recipe "
     "settings sinks",
-    "session": "types assessment batch chat checkpoints devices engines engines.apart "
+    "session": "types assessment optional chat checkpoints devices engines engines.apart "
     "engines.local learner ledger machine models names origins provenance recipe result rollout "
     "runs scorers stages sync threads train torch",
-    "launch": "types batch wrapping checkpoints curve learner machine models recipe result runs "
+    "launch": "types batch optional checkpoints curve learner machine models recipe result runs "
     "scaling selfcheck session sinks stages train",
     "resume": "types checkpoints environment launch recipe runs session",
     "summary": "result runs",
@@ -104,7 +104,7 @@ TABLE = {
     "scaling.allocate": "types files recipe scaling numpy",
     "scaling.report": "types estimates files machine scaling numpy scipy",
     "scaling.picture": "curve scaling numpy",
-    "sizes": "batch engines.apart models session stages",
+    "sizes": "optional engines.apart models session stages",
     "accelerators": "sizes",
     "pace": "types checkpoints envs.episodes recipe runs session settings stages train",
     "plan": "types accelerators models pace session sizes torch",

@@ -17,7 +17,6 @@ from torch import Tensor
 
 from upslope import turns
 from upslope.alike import packed_tokens, shared_prefix
-from upslope.critic import Critic
 from upslope.turns import Row
 from upslope.types import NOTHING, Group, Metrics, graded
 
@@ -268,30 +267,6 @@ class Algorithm(Protocol):
 
     def loss(self, out: Outputs, batch: Batch) -> tuple[Tensor, Mapping[str, Tensor]]:
         """Loss per token [row token], and metrics per token, averaged over trained tokens."""
-
-
-@runtime_checkable
-class Reports(Protocol):
-    """What has something to say of a rollout batch, its advantages filled, before its updates."""
-
-    def report(self, batch: Batch) -> Metrics:
-        """Metrics of the step's row; ``advance`` is told of them, too."""
-
-
-@runtime_checkable
-class Critical(Protocol):
-    """What an algorithm has, beside ``Algorithm``'s, whose needs or reads are values or Q."""
-
-    @property
-    def critic(self) -> Critic: ...
-
-    def learns(self, state: State | None) -> bool:
-        """Whether the policy is trained in this step, too, or its critic alone."""
-
-
-def critic_of(algorithm: Algorithm) -> Critic | None:
-    """The critic's settings; None of an algorithm without one."""
-    return algorithm.critic if isinstance(algorithm, Critical) else None
 
 
 def with_old(batch: Batch, logprobs: Tensor) -> Batch:

@@ -14,9 +14,9 @@ from torch import Tensor
 from upslope.batch import Algorithm, Batch, Column, State
 from upslope.constraints import Constraint
 from upslope.losses import kl
+from upslope.optional import Constrains, layers
 from upslope.turns import replies
 from upslope.types import Group, Metrics, Reward, Trajectory, UserError, graded
-from upslope.wrapping import Constrains, layers
 
 OWN = frozenset({"length", "turns", "truncated", "kl"})
 KL_NEEDS: frozenset[Column] = frozenset({"old_logprobs", "ref_logprobs"})

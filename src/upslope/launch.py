@@ -14,6 +14,7 @@ from upslope.checkpoints import Checkpoint, Place
 from upslope.curve import curve_svg
 from upslope.learner import Learner
 from upslope.models.load import save, save_adapter
+from upslope.optional import reported
 from upslope.recipe import Recipe, dump
 from upslope.result import Result, StageResult
 from upslope.runs import Run
@@ -24,7 +25,6 @@ from upslope.sinks import feeding
 from upslope.stages import Built
 from upslope.train import Parts, train
 from upslope.types import Group, Watch
-from upslope.wrapping import reported
 
 
 @dataclass(frozen=True)

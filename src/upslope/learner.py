@@ -16,13 +16,14 @@ import torch
 from torch import Tensor
 
 from upslope import losses
-from upslope.batch import Algorithm, Batch, Column, Critical, Outputs, with_old
+from upslope.batch import Algorithm, Batch, Column, Outputs, with_old
 from upslope.models.estimator import estimator_of
 from upslope.models.fused import fill
 from upslope.models.logprobs import head_logprobs, prepare
 from upslope.models.lora import shared_copy
 from upslope.models.policy import Policy
 from upslope.models.trunk import Work, predicting
+from upslope.optional import Critical
 from upslope.settings import Learner as LearnerSettings
 from upslope.settings import Rollout
 from upslope.steps import Spikes, learning_rate

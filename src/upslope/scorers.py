@@ -14,9 +14,9 @@ from upslope.models.ladder import PREFIX
 from upslope.models.load import load, save
 from upslope.models.logprobs import prepare
 from upslope.models.policy import Policy
+from upslope.optional import teachers
 from upslope.runs import Run
 from upslope.types import UserError
-from upslope.wrapping import teachers
 
 Say = Callable[[str], None]
 

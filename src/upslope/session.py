@@ -12,7 +12,6 @@ import torch
 
 from upslope import machine
 from upslope.assessment import Assessment
-from upslope.batch import critic_of
 from upslope.chat import Chat
 from upslope.checkpoints import Checkpoint, Place, write_checkpoint
 from upslope.devices import device_of, fitting_tokens
@@ -25,6 +24,7 @@ from upslope.models.flops import activation_bytes
 from upslope.models.layers import known
 from upslope.models.load import adapted, count, load
 from upslope.names import engine_of
+from upslope.optional import critic_of
 from upslope.origins import source_of
 from upslope.provenance import RecordedSettings
 from upslope.recipe import Recipe

@@ -8,9 +8,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from upslope.batch import critic_of
 from upslope.engines.apart import ApartEngine
 from upslope.models.policy import Policy
+from upslope.optional import critic_of
 from upslope.session import Session
 from upslope.stages import Built
 

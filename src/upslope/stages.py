@@ -8,17 +8,17 @@ from pathlib import Path
 
 from upslope.algorithms.awr import AWR
 from upslope.algorithms.sft import SFT
-from upslope.batch import Algorithm, critic_of
+from upslope.batch import Algorithm
 from upslope.critic import Critic
 from upslope.demonstrations import Demonstration, read_demonstrations, sets
 from upslope.envs.mixture import Mixture
 from upslope.names import algorithm_of, env_of
+from upslope.optional import Wraps, compares, critic_of, layers
 from upslope.provenance import MixedSettings, RolloutsSettings, SourceSettings, settings_of
 from upslope.recipe import Recipe, Stage
 from upslope.settings import Learner
 from upslope.sinks import require
 from upslope.types import Demonstrates, Env, Problem, Split, UserError
-from upslope.wrapping import Wraps, compares, layers
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 
-from upslope.batch import Algorithm, Batch, Column, Reports
+from upslope.batch import Algorithm, Batch, Column
 from upslope.checkpoints import Place, due
 from upslope.learner import Learner
 from upslope.ledger import Ledger
 from upslope.measures import changes, merged, played, rollout_metrics
+from upslope.optional import Reports
 from upslope.recipe import Stage
 from upslope.result import Accuracy
 from upslope.runs import Run

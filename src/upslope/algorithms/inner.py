@@ -10,9 +10,10 @@ from typing import Protocol
 
 from torch import Tensor
 
-from upslope.batch import Algorithm, Batch, Claim, Column, Couples, Outputs, Read, Reports, State
+from upslope.batch import Algorithm, Batch, Claim, Column, Couples, Outputs, Read, State
+from upslope.optional import Reports
+from upslope.optional import compares as compared
 from upslope.types import Metrics
-from upslope.wrapping import compares as compared
 
 
 class Around(Protocol):

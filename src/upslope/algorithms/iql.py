@@ -41,7 +41,7 @@ class IQL:
     needs: ClassVar[frozenset[Column]] = frozenset({"q", "values"})
     reads: ClassVar[frozenset[Read]] = frozenset({"logprobs", "q", "values"})
     couples: ClassVar[Couples] = "trajectory"
-    claims: ClassVar[frozenset[Claim]] = frozenset({"policy_gradient"})
+    claims: ClassVar[frozenset[Claim]] = frozenset({"any_policy", "policy_gradient"})
     keep, start, advance = parts.keep_all, quality.start, quality.advance
     learns, report = quality.learns, quality.report
 

@@ -15,20 +15,11 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 
-from upslope.batch import (
-    CLAIMS,
-    Algorithm,
-    Claim,
-    Column,
-    Couples,
-    Critical,
-    Read,
-    Reports,
-    State,
-)
+from upslope.batch import CLAIMS, Algorithm, Claim, Column, Couples, Read, State
 from upslope.batteries.rows import Table, gradient, groups, renumbered, table, widened
 from upslope.batteries.settings import prove_settings
 from upslope.measures import merged, rollout_metrics
+from upslope.optional import Critical, Reports
 from upslope.selfcheck import Proof
 from upslope.tally import Tally
 from upslope.types import Metrics, UserError
@@ -70,7 +61,7 @@ def _declared(algorithm: Algorithm, name: str) -> Proof:
     judged = {"values", "q"} & (algorithm.needs | algorithm.reads)
     if judged and not isinstance(algorithm, Critical):
         raise UserError(
-            f"{name} wants {min(judged)} and lacks critic or learns: see batch.Critical"
+            f"{name} wants {min(judged)} and lacks critic or learns: see optional.Critical"
         )
     if not isinstance(algorithm.keep(groups()[0]), bool):
         raise UserError(f"{name}.keep must answer True or False for a group")

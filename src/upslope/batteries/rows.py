@@ -17,8 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from upslope.batch import Algorithm, Batch, Outputs, critic_of
+from upslope.batch import Algorithm, Batch, Outputs
 from upslope.critic import Critic
+from upslope.optional import critic_of, reported
 from upslope.types import (
     Group,
     Problem,
@@ -30,7 +31,6 @@ from upslope.types import (
     UserError,
     graded,
 )
-from upslope.wrapping import reported
 
 # Rewards by group; None is a reward that could not be given.
 REWARDS: tuple[tuple[float | None, ...], ...] = (

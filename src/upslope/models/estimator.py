@@ -16,13 +16,14 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from upslope.batch import Algorithm, Batch, Outputs, critic_of
+from upslope.batch import Algorithm, Batch, Outputs
 from upslope.critic import Critic
 from upslope.models.fused import fill
 from upslope.models.logprobs import HeadLogprobs
 from upslope.models.lora import shared_copy
 from upslope.models.policy import Policy
 from upslope.models.trunk import Predicting, Work, predicting
+from upslope.optional import critic_of
 from upslope.types import UserError
 
 
@@ -190,7 +191,7 @@ def estimator_of(policy: Policy, algorithm: Algorithm) -> Estimator | None:
     if wanted:
         raise UserError(
             f"{type(algorithm).__name__} wants {min(wanted)} and has no critic and learns: "
-            "see Critical in upslope.batch"
+            "see Critical in upslope.optional"
         )
     return None
 

@@ -1,11 +1,39 @@
-"""Algorithms around another one: what the rest may ask of them. They are in ``algorithms``."""
+"""What an algorithm may have beside ``batch.Algorithm``'s: a report, a critic, another algorithm
+inside, costs with budgets, a teacher. Who asks for one of these finds it by its protocol here.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Protocol, runtime_checkable
 
-from upslope.batch import Algorithm
+from upslope.batch import Algorithm, Batch, State
+from upslope.critic import Critic
+from upslope.types import Metrics
+
+
+@runtime_checkable
+class Reports(Protocol):
+    """What has something to say of a rollout batch, its advantages filled, before its updates."""
+
+    def report(self, batch: Batch) -> Metrics:
+        """Metrics of the step's row; ``advance`` is told of them, too."""
+
+
+@runtime_checkable
+class Critical(Protocol):
+    """What an algorithm has, beside ``Algorithm``'s, whose needs or reads are values or Q."""
+
+    @property
+    def critic(self) -> Critic: ...
+
+    def learns(self, state: State | None) -> bool:
+        """Whether the policy is trained in this step, too, or its critic alone."""
+
+
+def critic_of(algorithm: Algorithm) -> Critic | None:
+    """The critic's settings; None of an algorithm without one."""
+    return algorithm.critic if isinstance(algorithm, Critical) else None
 
 
 @runtime_checkable
