@@ -107,6 +107,7 @@ MORE = {
 budget = 4""",
     "distill": 'teacher = "runs/larger"',
 }
+ASKED = {"constrained": " costs.length.budget=4", "distill": " teacher=runs/larger"}
 
 
 def pages() -> dict[str, Callable[[], str]]:
@@ -143,7 +144,7 @@ def algorithm(name: str) -> str:
     more = f"\n{MORE[name]}" if name in MORE else ""
     recipe = f'model = "ladder:0.6m"\n{warm}\n[env]\ntype = "arithmetic"\n\n'
     recipe += f'[algorithm]\ntype = "{name}"{more}\n\n[learner]\nlr = 3e-4'
-    proved = f"`upslope check {name}` proves its contract: see "
+    proved = f"`upslope check {name}{ASKED.get(name, '')}` proves its contract: see "
     proved += "[add-an-algorithm.md](../../add-an-algorithm.md)."
     return _page(name, ALGORITHMS[name], cls, "", recipe, proved)
 
