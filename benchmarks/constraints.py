@@ -99,9 +99,9 @@ def step(algorithm: Constrained, batch: Batch, table: Tensor, said: Tensor) -> N
     logs = table.log_softmax(0)
     spread = -(logs.exp() * logs).sum()
     column = torch.nn.functional.pad(logs[said][:, None], (1, 0))
-    batch = replace(batch, old_logprobs=column.detach(), weights=algorithm.weights(batch))
+    batch, weights = replace(batch, old_logprobs=column.detach()), algorithm.weights(batch)
     loss, _ = algorithm.loss(Outputs(column, spread.expand_as(column)), batch)
-    (grad,) = torch.autograd.grad((loss * batch.weights * batch.trained).sum(), table)
+    (grad,) = torch.autograd.grad((loss * weights * batch.trained).sum(), table)
     table.data -= LR * grad
 
 

@@ -320,7 +320,7 @@ def test_turn_credit_learns_what_trajectory_credit_does_not_in_as_many_steps() -
 def test_what_an_env_says_of_a_turn_reaches_the_batch() -> None:
     """Played by the rollout's own code: two turns, of which the env comments the first."""
     env = Dialogue([Reply((user("go on"),), reward=0.25, state="half way")])
-    made, _ = player(env, ["no", "no", "yes", "no"])
+    made, _ = player(env, ["no", "yes", "yes", "no"])
     batch = Batch.of([asyncio.run(made.group(asked(), 0, 2, 0, "train"))])
     assert batch.earned is not None
     assert batch.anchor is not None
