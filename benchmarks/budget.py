@@ -49,7 +49,7 @@ def main() -> None:
     held, free, failed = list[float](), list[float](), False
     for seed in range(given.seeds):
         warm(recipe, given.folder, seed)
-        runs = [last(recipe, given.folder, seed, limit) for limit in (budget, 1e6)]
+        runs = [last(recipe, given.folder, seed, limit) for limit in (budget, 1e5)]
         rows = [run.metrics() for run in runs]
         lengths = [mean(r[COST] for r in seen[-len(seen) // 4 :]) for seen in rows]
         tested = [run.evaluations()[-1] for run in runs]

@@ -7,8 +7,8 @@ The policy is a table, trained by ``constrained`` around RLOO with an entropy bo
 is one best policy under a budget, which is found by trying every multiplier on a fine grid. Each
 rule of the multiplier is printed with the mean cost and multiplier of the last quarter of steps,
 how far they are from the best, and the overshoot: the highest cost less the budget. Costs are the
-policy's exact ones. Exit status 1 where a mean cost is past 2% of the budget, a multiplier past 2% of the
-best one, or the overshoot of PID past half of plain Lagrange's.
+policy's exact ones. Exit status 1 where a mean cost is past 2% of the budget, a multiplier past 2%
+of the best one, or the overshoot of PID past half of plain Lagrange's.
 """
 
 from __future__ import annotations
