@@ -39,15 +39,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("recipe", type=Path)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--model", help="in place of the recipe's")
     parser.add_argument("--folder", type=Path, default=Path("runs/budget"))
     given = parser.parse_args()
     given.folder.mkdir(parents=True, exist_ok=True)
     recipe = tomllib.loads(given.recipe.read_text(encoding="utf-8"))
+    recipe["model"] = given.model or recipe["model"]
     budget = float(recipe["stage"][-1]["algorithm"]["costs"]["length"]["budget"])
     held, free, failed = list[float](), list[float](), False
     for seed in range(given.seeds):
         warm(recipe, given.folder, seed)
-        runs = [last(recipe, given.folder, seed, limit) for limit in (budget, 1e6)]
+        runs = [last(recipe, given.folder, seed, limit) for limit in (budget, 1e5)]
         rows = [run.metrics() for run in runs]
         lengths = [mean(r[COST] for r in seen[-len(seen) // 4 :]) for seen in rows]
         tested = [run.evaluations()[-1] for run in runs]

@@ -56,7 +56,7 @@ def main() -> None:
         teacher = trained({**recipe, "model": given.teacher}, given.folder, f"teacher-{seed}", seed)
         known = teacher.evaluations()[-1][ACCURACY]
         warm(recipe, given.folder, seed)
-        often = {"evaluation": {"every": 4}}
+        often = {"evaluation": {"every": 4, "problems": 500}}
         grpo = {"algorithm": {"type": "grpo"}, **often}
         told = {
             "algorithm": {

@@ -99,10 +99,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("recipe", type=Path)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--model", help="in place of the recipe's")
     parser.add_argument("--folder", type=Path, default=Path("runs/steering"))
     given = parser.parse_args()
     given.folder.mkdir(parents=True, exist_ok=True)
     recipe = tomllib.loads(given.recipe.read_text(encoding="utf-8"))
+    recipe["model"] = given.model or recipe["model"]
     settings = recipe["stage"][-1]["env"]
     env = Working(target=settings["target"], test=500)
     arms: dict[str, dict[str, Any]] = {"rl": {}, "sft": SFT, "clean": SFT}

@@ -28,6 +28,7 @@ from upslope.components import (
     kinds_of,
     name_of,
     required,
+    table_of,
     tables_of,
 )
 from upslope.engines import ENGINES
@@ -107,6 +108,7 @@ MORE = {
 budget = 4""",
     "distill": 'teacher = "runs/larger"',
 }
+ASKED = {"constrained": " costs.length.budget=4", "distill": " teacher=runs/larger"}
 
 
 def pages() -> dict[str, Callable[[], str]]:
@@ -143,7 +145,7 @@ def algorithm(name: str) -> str:
     more = f"\n{MORE[name]}" if name in MORE else ""
     recipe = f'model = "ladder:0.6m"\n{warm}\n[env]\ntype = "arithmetic"\n\n'
     recipe += f'[algorithm]\ntype = "{name}"{more}\n\n[learner]\nlr = 3e-4'
-    proved = f"`upslope check {name}` proves its contract: see "
+    proved = f"`upslope check {name}{ASKED.get(name, '')}` proves its contract: see "
     proved += "[add-an-algorithm.md](../../add-an-algorithm.md)."
     return _page(name, ALGORITHMS[name], cls, "", recipe, proved)
 
@@ -217,11 +219,18 @@ def _fields(cls: type[Any], prefix: str = "") -> Iterator[tuple[str, str, str]]:
             yield from _fields(inside, f"{prefix}{given.name}.<name>.")
             continue
         if (kinds := kinds_of(hint)) is not None:
-            type_ = name_of(kinds, default_of(given))
-            yield prefix + given.name, "a table with a `type`", f'{{type = "{type_}"}}'
+            yield prefix + given.name, "a table with a `type`", _inside(kinds, default_of(given))
             continue
         default = "required" if required(given) else shown(default_of(given))
         yield prefix + given.name, expected(hint), default
+
+
+def _inside(kinds: Mapping[str, str], made: Any) -> str:
+    """A component as its table: its type, and what differs from that type's own defaults."""
+    plain = table_of(type(made)())
+    own = {key: value for key, value in table_of(made).items() if value != plain.get(key)}
+    settings = {"type": name_of(kinds, made), **own}
+    return "{" + ", ".join(f"{key} = {shown(value)}" for key, value in settings.items()) + "}"
 
 
 def _nested(cls: type[Any]) -> Iterator[tuple[str, str]]:

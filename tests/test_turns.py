@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -9,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 
+from plays import Dialogue, asked, player, user
 from records import group, invalid, problem, segment, trajectory
-from upslope import credit
+from upslope import costs, credit
 from upslope.algorithms.cispo import CISPO
 from upslope.algorithms.dr_grpo import DrGRPO
 from upslope.algorithms.gigpo import GiGPO
@@ -21,7 +23,7 @@ from upslope.algorithms.rloo import RLOO
 from upslope.algorithms.turns import Turns
 from upslope.batch import Batch, Outputs
 from upslope.losses import KL
-from upslope.types import Group, Reward, Segment, Trajectory, Turn, UserError
+from upslope.types import Group, Reply, Reward, Segment, Trajectory, Turn, UserError
 
 NONE = Reward(0.0)
 
@@ -313,3 +315,20 @@ def test_turn_credit_learns_what_trajectory_credit_does_not_in_as_many_steps() -
         np.mean([learned(of, seed) for seed in range(5)]) for of in (Turns(RLOO()), RLOO())
     )
     assert by_turn > by_trajectory + 0.05
+
+
+def test_what_an_env_says_of_a_turn_reaches_the_batch() -> None:
+    """Played by the rollout's own code: two turns, of which the env comments the first."""
+    env = Dialogue([Reply((user("go on"),), reward=0.25, state="half way")])
+    made, _ = player(env, ["no", "yes", "yes", "no"])
+    batch = Batch.of([asyncio.run(made.group(asked(), 0, 2, 0, "train"))])
+    assert batch.earned is not None
+    assert batch.anchor is not None
+    assert by_turn(batch.turn, batch, 0) == [0, 1]
+    assert batch.earned.sum(1).tolist() == [0.25, 0.25]
+    assert ((batch.earned != 0).sum(1) == 1).all()
+    assert by_turn(batch.anchor, batch, 0) == by_turn(batch.anchor, batch, 1) == [-1, 0]
+    assert costs.of(batch, "turns").tolist() == [2.0, 2.0]
+    # Totals of 1 and 0, earned alike up to there: the difference is the second turn's, too.
+    got = Turns(GRPO(scale="none")).advantages(batch)
+    assert sorted(by_turn(got, batch, row) for row in range(2)) == [[-0.5, -0.5], [0.5, 0.5]]

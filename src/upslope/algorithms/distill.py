@@ -1,6 +1,6 @@
 """Distill: a larger policy says of each token that the policy sampled how likely it would be there.
 
-    A = strength * (log teacher - log sampler - its mean over the batch) + reward * A of the reward
+    A = strength * (log teacher / sampler, less its mean over the batch) + reward * A of the reward
 
 The first part's gradient is that of the reverse KL of each token's distribution, KL(policy ||
 teacher), where the policy itself goes (on-policy distillation, arXiv:2306.13649); the mean takes
