@@ -76,7 +76,7 @@ def write_demonstrations(path: Path, groups: Sequence[Group]) -> None:
     for t in plays:
         messages = {"messages": [dict(m) for m in t.problem.messages]}
         asked = {"prompt": t.problem.prompt} if t.problem.prompt else messages
-        row = {"id": t.problem.id, "group": f"{t.problem.id}/{t.visit}", **asked}
+        row: dict[str, Any] = {"id": t.problem.id, "group": f"{t.problem.id}/{t.visit}", **asked}
         row |= {"stop": list(t.problem.stop), "reply": t.text, "reward": graded(t).total}
         segments = [fields.segment_row(t.turns, s, at) for at, s in enumerate(t.segments)]
         rows.append(row | {"temperature": t.turns[-1].temperature or 1.0, "segments": segments})

@@ -92,7 +92,7 @@ def evaluate_model(
 ) -> list[str]:
     """``upslope eval``: accuracy in words; a row a problem in ``choices.out``."""
     began = time.perf_counter()
-    out, record = (_file(name, choices) for name in ("out", "record"))
+    out, record = _file("out", choices), _file("record", choices)
     if record and not choices.samples:
         raise UserError("--record keeps samples, and --samples 0 takes none: leave it out")
     sitting = sit(model, shared_env([model], env_name, settings), choices, began)
@@ -158,7 +158,9 @@ def shared_env(models: Sequence[str], env_name: str | None, settings: Sequence[s
 def sit(model: str, env: Env, choices: Choices, began: float) -> Sitting:
     """Have a model play an env's held-out problems; seconds count from ``began``, loading too."""
     # To learn from, plays of the train split may be recorded; nobody is examined on it.
-    known: tuple[Split, ...] = ("validation", "test", *(("train",) if choices.record else ()))
+    known: list[Split] = ["validation", "test"]
+    if choices.record:
+        known.append("train")
     split = next((one for one in known if one == choices.split), None)
     if split is None:
         raise UserError(f"--split is validation or test, not {choices.split}")

@@ -141,12 +141,13 @@ def segment_row(turns: Sequence[Turn], segment: Segment, at: int) -> dict[str, A
 
 def _turns(one: Fields, at: int, length: int, temperature: float, where: str) -> Iterator[Turn]:
     last, spans = 1, one.get("turns")
-    for span in spans if isinstance(spans, list) else [None]:
-        numbers = isinstance(span, list) and all(type(n) in (int, float) for n in span)
-        if not numbers or len(span) not in (2, 3) or not last <= span[0] < span[1] <= length:
+    for given in spans if isinstance(spans, list) else [None]:
+        span = given if isinstance(given, list) else []
+        numbers = len(span) in (2, 3) and all(type(n) in (int, float) for n in span)
+        if not numbers or not last <= span[0] < span[1] <= length:
             raise UserError(
                 f'{where}: "turns" must be [start, stop] or [start, stop, reward] in order, after '
-                f"at least one token of a prompt and within the {length} tokens, got {span}"
+                f"at least one token of a prompt and within the {length} tokens, got {given}"
             )
         start, last = int(span[0]), int(span[1])
         earned = float(span[2]) if len(span) == 3 else 0.0
