@@ -35,7 +35,7 @@ TABLE = {
     "presets": "types overrides sentences",
     "recipe": "types overrides presets sentences settings pydantic tomli_w",
     "chat": "types transformers",
-    "advantages losses returns": "torch jaxtyping",
+    "advantages chains losses": "torch jaxtyping",
     "critic": "types torch jaxtyping",
     "alike": "torch jaxtyping numpy",
     "batch": "types alike critic torch jaxtyping numpy",
@@ -52,7 +52,7 @@ TABLE = {
     "envs.datasets": "types snapshots? pyarrow?",
     "envs.mathematics": "types seeds rewards envs.episodes envs.datasets",
     "envs.reasoning_gym": "types seeds rewards envs.episodes reasoning_gym?",
-    "algorithms": "types batch advantages critic losses returns algorithms.parts "
+    "algorithms": "types batch advantages chains critic losses algorithms.parts "
     "algorithms.quality algorithms.valued torch",
     "tally": "types batch losses torch",
     "steps": "settings",
