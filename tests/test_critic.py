@@ -16,9 +16,9 @@ from upslope.algorithms.iql import IQL
 from upslope.algorithms.ppo import PPO
 from upslope.algorithms.vapo import VAPO
 from upslope.batch import Batch, Outputs
+from upslope.chains import Chains, explained_variance, following, gae, length_adaptive, whitened
 from upslope.critic import Critic, expectile, halves
 from upslope.losses import KL
-from upslope.returns import Chains, explained_variance, following, gae, length_adaptive, whitened
 from upslope.types import Group, UserError
 
 ONE = torch.zeros(1, dtype=torch.long)

@@ -35,7 +35,7 @@ TABLE = {
     "presets": "types overrides sentences",
     "recipe": "types overrides presets sentences settings pydantic tomli_w",
     "chat": "types transformers",
-    "advantages losses credit pairwise returns": "torch jaxtyping",
+    "advantages chains credit losses pairwise": "torch jaxtyping",
     "constraints": "",
     "critic": "types torch jaxtyping",
     "alike": "torch jaxtyping numpy",
@@ -56,7 +56,7 @@ TABLE = {
     "envs.datasets": "types snapshots? pyarrow?",
     "envs.mathematics": "types seeds rewards envs.episodes envs.datasets",
     "envs.reasoning_gym": "types seeds rewards envs.episodes reasoning_gym?",
-    "algorithms": "types batch advantages constraints costs credit critic losses pairwise returns "
+    "algorithms": "types batch advantages chains constraints costs credit critic losses pairwise "
     "turns optional algorithms torch",
     "tally": "types batch losses torch",
     "steps": "settings",

@@ -73,15 +73,14 @@ def advance(self: Shaped, state: State, metrics: Metrics) -> State:
     return self.entropy.advance(state, metrics)
 
 
-def shaped_needs(self: Shaped) -> frozenset[Column]:
+def columns(self: Shaped) -> frozenset[Column]:
     """The reference for a KL, and for one in the reward the old policy's values, too."""
     if self.kl.in_reward:
         return frozenset({"ref_logprobs", "old_logprobs"})
     return frozenset({"ref_logprobs"}) if self.kl.in_loss else NO_COLUMNS
 
 
-def shaped_reads(self: Shaped) -> frozenset[Read]:
-    """The entropy for a bonus."""
+def _reads(self: Shaped) -> frozenset[Read]:
     return frozenset({"logprobs", "entropy"} if self.entropy.wanted else {"logprobs"})
 
 
@@ -97,7 +96,7 @@ def _group_claims(self: Grouped) -> frozenset[Claim]:
     return _claims(self) | {"equal_rewards_no_signal"}
 
 
-needs, reads = property(shaped_needs), property(shaped_reads)
+needs, reads = property(columns), property(_reads)
 claims, group_claims = property(_claims), property(_group_claims)
 
 
@@ -115,11 +114,19 @@ def outcomes(
     reward = reward - overlong.penalty(sampled)
     if not penalty.in_reward:
         return reward, group, valid
+    summed = zeros.index_add(0, member, _distance(penalty, batch).sum(1))
+    return reward - penalty.coefficient * summed, group, valid
+
+
+def kl_paid(self: Shaped, batch: Batch) -> Tensor:
+    """What a KL in the reward takes off at each trained token, [row token]."""
+    return self.kl.coefficient * _distance(self.kl, batch)
+
+
+def _distance(penalty: KL, batch: Batch) -> Tensor:
     if batch.old_logprobs is None or batch.ref_logprobs is None:
         raise ValueError("a KL in the reward needs old_logprobs and ref_logprobs filled")
-    distance = kl(batch.old_logprobs, batch.ref_logprobs, penalty.kind) * batch.trained
-    summed = zeros.index_add(0, member, distance.sum(1))
-    return reward - penalty.coefficient * summed, group, valid
+    return kl(batch.old_logprobs, batch.ref_logprobs, penalty.kind) * batch.trained
 
 
 def compared(self: Grouped, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:

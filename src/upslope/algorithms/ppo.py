@@ -16,11 +16,12 @@ from typing import ClassVar, Literal, final
 
 from torch import Tensor
 
-from upslope import losses, returns
+from upslope import losses
 from upslope.advantages import Overlong
 from upslope.algorithms import parts, valued
 from upslope.algorithms.valued import Truncated
 from upslope.batch import Batch, Couples, Outputs
+from upslope.chains import whitened
 from upslope.critic import Critic
 from upslope.losses import KL, Entropy
 
@@ -60,7 +61,7 @@ class PPO:
     def advantages(self, batch: Batch) -> Tensor:
         course = valued.course(self, batch)
         found = course.advantages(self.gamma, self.lambda_actor)
-        return returns.whitened(found, course.counted) if self.scale == "batch" else found
+        return whitened(found, course.counted) if self.scale == "batch" else found
 
     def weights(self, batch: Batch) -> Tensor:
         counted = valued.counted(self, batch)

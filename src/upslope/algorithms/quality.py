@@ -7,10 +7,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from upslope import critic, returns
+from upslope import critic
 from upslope.batch import Batch, Outputs, State
+from upslope.chains import Chains, explained_variance, following, gae
 from upslope.critic import Critic
-from upslope.returns import Chains
 from upslope.types import Metrics
 
 TWINS = Critic(rate=1.0, twin=True, polyak=0.05, conservative=0.1)
@@ -68,7 +68,7 @@ def loss(self: Judging, out: Outputs, batch: Batch) -> tuple[Tensor, dict[str, T
     values = self.critic.each(out.values)
     of_values = (critic.expectile(batch.q[..., None] - values, self.tau) * shares).mean(-1)
     row, token = chains.last()
-    goal = self.gamma * returns.following(values.detach().amin(-1), chains)
+    goal = self.gamma * following(values.detach().amin(-1), chains)
     goal[row, token] += batch.reward[row]
     away = (out.q - goal[..., None]) ** 2
     if out.q_logprobs is not None:
@@ -87,7 +87,7 @@ def report(self: Judging, batch: Batch) -> Metrics:
     rewards = torch.zeros_like(batch.values)
     row, token = chains.last()
     rewards[row, token] = batch.reward[row]
-    earned = returns.gae(rewards, torch.zeros_like(rewards), chains, self.gamma, 1.0)
-    explained = returns.explained_variance(earned[batch.trained], batch.values[batch.trained])
+    earned = gae(rewards, torch.zeros_like(rewards), chains, self.gamma, 1.0)
+    explained = explained_variance(earned[batch.trained], batch.values[batch.trained])
     said = {"critic/policy_learns": float(learns(self, batch.state))}
     return said if explained is None else {"critic/explained_variance": explained, **said}

@@ -12,13 +12,12 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
-from upslope import critic, returns
+from upslope import critic
 from upslope.algorithms import parts
 from upslope.algorithms.parts import Shaped
 from upslope.batch import Batch, Claim, Column, Outputs, Read, State
+from upslope.chains import Chains, explained_variance, gae
 from upslope.critic import Critic
-from upslope.losses import kl
-from upslope.returns import Chains
 from upslope.types import Metrics
 
 # A trajectory cut by the length limit has earned what it was given, or goes on as it was valued.
@@ -47,11 +46,12 @@ class Bootstrapped(Valued, Protocol):
 
 
 def _needs(self: Valued) -> frozenset[Column]:
-    return parts.shaped_needs(self) | {"values"}
+    return parts.columns(self) | {"values"}
 
 
 def _reads(self: Valued) -> frozenset[Read]:
-    return parts.shaped_reads(self) | {"values"}
+    entropy: frozenset[Read] = frozenset({"entropy"} if self.entropy.wanted else set())
+    return entropy | {"logprobs", "values"}
 
 
 def _claims(self: Valued) -> frozenset[Claim]:
@@ -71,13 +71,13 @@ def bounded(discounts: Mapping[str, float]) -> None:
 
 
 def start(self: Valued) -> State:
-    """The critic's state and the entropy bonus's."""
-    return {**self.critic.start(), **self.entropy.start()}
+    """The critic's state and that of other policy gradients."""
+    return {**self.critic.start(), **parts.start(self)}
 
 
 def advance(self: Valued, state: State, metrics: Metrics) -> State:
     """Both after a step."""
-    return self.critic.advance(self.entropy.advance(state, metrics), metrics)
+    return self.critic.advance(parts.advance(self, state, metrics), metrics)
 
 
 def learns(self: Valued, state: State | None) -> bool:
@@ -102,7 +102,7 @@ class Course:
     def advantages(self, gamma: float, decay: float | Tensor) -> Tensor:
         """Generalised advantages, 0 on tokens that are not counted."""
         steps = (self.rewards, self.values, self.chains, gamma, decay, self.unfinished)
-        return torch.where(self.counted, returns.gae(*steps), 0.0)
+        return torch.where(self.counted, gae(*steps), 0.0)
 
     def returns(self, gamma: float, decay: float | Tensor) -> Tensor:
         """What values should have been: advantages and values together."""
@@ -118,10 +118,7 @@ def course(self: Valued, batch: Batch) -> Course:
     rewards = torch.zeros_like(batch.values)
     rewards[row, token] = batch.reward[row] - self.overlong.penalty(chains.count.float())
     if self.kl.in_reward:
-        if batch.old_logprobs is None or batch.ref_logprobs is None:
-            raise ValueError("a KL in the reward needs old_logprobs and ref_logprobs filled")
-        distance = kl(batch.old_logprobs, batch.ref_logprobs, self.kl.kind)
-        rewards = torch.where(batch.trained, rewards - self.kl.coefficient * distance, 0.0)
+        rewards = rewards - parts.kl_paid(self, batch)
     values = torch.where(batch.trained, batch.values, 0.0)
     unfinished = batch.truncated[row] & (self.truncated == "bootstrap")
     return Course(chains, rewards, values, unfinished, _counted(self, batch, chains))
@@ -157,6 +154,6 @@ def report(self: Valued, batch: Batch) -> Metrics:
     earned the same."""
     seen = course(self, batch)
     earned = seen.returns(self.gamma, 1.0)
-    explained = returns.explained_variance(earned[seen.counted], seen.values[seen.counted])
+    explained = explained_variance(earned[seen.counted], seen.values[seen.counted])
     learned = {"critic/policy_learns": float(learns(self, batch.state))}
     return learned if explained is None else {"critic/explained_variance": explained, **learned}

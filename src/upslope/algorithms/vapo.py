@@ -17,11 +17,12 @@ from typing import ClassVar, Literal, final
 
 from torch import Tensor
 
-from upslope import losses, returns
+from upslope import losses
 from upslope.advantages import Overlong
 from upslope.algorithms import parts, valued
 from upslope.algorithms.valued import Truncated
 from upslope.batch import Batch, Couples, Outputs
+from upslope.chains import length_adaptive, whitened
 from upslope.critic import Critic
 from upslope.losses import KL, Entropy
 
@@ -61,9 +62,9 @@ class VAPO:
 
     def advantages(self, batch: Batch) -> Tensor:
         course = valued.course(self, batch)
-        decay = returns.length_adaptive(course.chains.count, self.alpha)
+        decay = length_adaptive(course.chains.count, self.alpha)
         found = course.advantages(self.gamma, decay)
-        return returns.whitened(found, course.counted) if self.scale == "batch" else found
+        return whitened(found, course.counted) if self.scale == "batch" else found
 
     def weights(self, batch: Batch) -> Tensor:
         return losses.token_mean(valued.counted(self, batch))
