@@ -18,7 +18,7 @@ from torch import Tensor
 
 from upslope.types import Group, Metrics, Segment, Trajectory, Turn, graded
 
-Column = Literal["old_logprobs", "ref_logprobs"]
+Column = Literal["old_logprobs", "ref_logprobs", "entropy", "greedy"]
 Read = Literal["logprobs", "entropy"]
 Couples = Literal["row", "trajectory", "group"]
 State = Mapping[str, float]
@@ -29,6 +29,8 @@ class Batch:
     """Columns [row token], right-padded, and [row]. Optional columns are None until filled.
 
     ``old_logprobs`` None in an update means: the live values, detached (ratio exactly 1).
+    ``segment`` orders the rows of a trajectory. ``greedy`` is what a greedy reply to the row's
+    problem earned, NaN where that could not be graded; it comes with the groups.
     """
 
     tokens: Int[Tensor, "row token"]
@@ -39,11 +41,14 @@ class Batch:
     length: Int[Tensor, " row"]
     trajectory: Int[Tensor, " row"]
     group: Int[Tensor, " row"]
+    segment: Int[Tensor, " row"]
     reward: Float[Tensor, " row"]
     valid: Bool[Tensor, " row"]
     truncated: Bool[Tensor, " row"]
     old_logprobs: Float[Tensor, "row token"] | None = None
     ref_logprobs: Float[Tensor, "row token"] | None = None
+    entropy: Float[Tensor, "row token"] | None = None
+    greedy: Float[Tensor, " row"] | None = None
     advantages: Float[Tensor, "row token"] | None = None
     weights: Float[Tensor, "row token"] | None = None
     state: State | None = None
@@ -54,23 +59,25 @@ class Batch:
     @staticmethod
     def of(groups: Sequence[Group], state: State | None = None) -> Batch:
         """One row for each segment that has a trained token; trajectories and groups get ids."""
-        rows: list[tuple[Segment, list[Turn], int, int, Trajectory]] = []
+        rows: list[tuple[Segment, list[Turn], int, int, Trajectory, int]] = []
         played = [(g, t) for g, group in enumerate(groups) for t in group.trajectories]
         for number, (g, trajectory) in enumerate(played):
             for s, segment in enumerate(trajectory.segments):
                 if np.count_nonzero(segment.trained):
                     turns = [t for t in trajectory.turns if t.segment == s]
-                    rows.append((segment, turns, number, g, trajectory))
+                    rows.append((segment, turns, number, g, trajectory, s))
         if not rows:
             raise ValueError("a batch needs at least one row with a trained token")
         width = max(len(row[0].tokens) for row in rows)
         segments = [row[0] for row in rows]
         temperature = np.ones((len(rows), width), dtype=np.float32)
-        for i, (_, turns, _, _, _) in enumerate(rows):
+        for i, (_, turns, *_) in enumerate(rows):
             for turn in turns:
                 # Greedy tokens are scored at temperature 1: at 0 log-probabilities are 0 or -inf.
                 temperature[i, turn.start : turn.stop] = turn.temperature or 1.0
         rewards = [graded(row[4]) for row in rows]
+        cold = [graded(group.greedy[0]) if group.greedy else None for group in groups]
+        greedy = [cold[row[3]] for row in rows]
         # An invalid trajectory keeps its row, for the record, without a token that counts.
         trained = [row[0].trained & r.valid for row, r in zip(rows, rewards, strict=True)]
         return Batch(
@@ -82,10 +89,14 @@ class Batch:
             length=torch.tensor([len(s.tokens) for s in segments]),
             trajectory=torch.tensor([row[2] for row in rows]),
             group=torch.tensor([row[3] for row in rows]),
+            segment=torch.tensor([row[5] for row in rows]),
             reward=torch.tensor([r.total for r in rewards], dtype=torch.float32),
             valid=torch.tensor([r.valid for r in rewards]),
             truncated=torch.tensor([row[4].truncated for row in rows]),
             state=state,
+            greedy=torch.tensor([r.total if r and r.valid else torch.nan for r in greedy])
+            if all(cold)
+            else None,
         )
 
     def rows(self, index: Int[Tensor, " n"]) -> Batch:

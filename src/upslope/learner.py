@@ -14,7 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from upslope import losses
+from upslope import importance, losses
 from upslope.batch import Algorithm, Batch, Column, Outputs, with_old
 from upslope.models.fused import fill
 from upslope.models.logprobs import Work, prepare, token_logprobs
@@ -64,22 +64,31 @@ class Learner:
     def fill(self, batch: Batch, columns: Iterable[Column]) -> Batch:
         """The batch with these columns, computed without gradient before its first update."""
         for column in columns:
+            if column == "greedy":
+                continue  # came with the groups
             if column == "ref_logprobs" and self.reference is None:
                 raise ValueError("this learner was made without a reference policy")
             if column == "ref_logprobs" and self.reference is not None:
                 values = self._scored(self.reference, batch, "reference")
                 batch = replace(batch, ref_logprobs=values)
+            elif column == "entropy":
+                values = self._scored(self.policy, batch, "update", entropy=True)
+                batch = replace(batch, entropy=values)
             else:
                 batch = replace(batch, old_logprobs=self._scored(self.policy, batch, "update"))
         return batch
 
-    def _scored(self, policy: Policy, batch: Batch, phase: Phase) -> Tensor:
+    def _scored(
+        self, policy: Policy, batch: Batch, phase: Phase, *, entropy: bool = False
+    ) -> Tensor:
+        """Log-probabilities, or the entropy of what tokens were drawn from, [row token]."""
         values = torch.zeros(batch.tokens.shape)
         for rows in batch.micro(self.settings.micro_tokens, "row"):
             part = batch.rows(rows)
             with torch.no_grad():
-                logprobs, _, work = _forward(policy, part, entropy=False)
-            values[rows[:, None], torch.arange(logprobs.shape[1])] = logprobs.cpu()
+                logprobs, spread, work = _forward(policy, part, entropy)
+            found = logprobs if spread is None else spread
+            values[rows[:, None], torch.arange(found.shape[1])] = found.cpu()
             self.spend(phase, work.forward, int(part.length.sum()))
         return values
 
@@ -106,11 +115,16 @@ class Learner:
         """
         tally = Tally()
         batch = replace(batch, weights=algorithm.weights(batch))
-        rows = live_rows(batch, algorithm)
-        if correction is not None and batch.old_logprobs is not None:
-            batch, correction = corrected(batch, correction, tally), None
+        rows, couples = live_rows(batch, algorithm), algorithm.couples
+        old = batch.old_logprobs
+        if correction is not None and old is not None and correction.importance != "opsm":
+            batch, correction = corrected(batch, correction, tally, old), None
+        if correction is not None and importance.spans(correction):
+            # A sequence's ratio is over all of its rows, also those without an advantage.
+            rows = torch.isin(batch.trajectory, batch.trajectory[rows]).nonzero()[:, 0]
+            couples = "trajectory" if couples == "row" else couples
         live = batch.rows(rows)
-        for rows in live.micro(budget, algorithm.couples):
+        for rows in live.micro(budget, couples):
             self._accumulate(live.rows(rows), algorithm, tally, correction)
         if not len(live):
             # Drift is looked at in every step, also where nothing is to be learned.
@@ -152,7 +166,7 @@ class Learner:
         tally.drift(logprobs.detach(), part)
         self.spend("update", work.forward, int(part.length.sum()))
         if correction is not None:
-            part = corrected(part, correction, tally)
+            part = corrected(part, correction, tally, logprobs.detach())
         return Outputs(logprobs, entropy), part, work
 
     def _accumulate(
@@ -245,18 +259,14 @@ class Tally:
         return {**totals, **means, **self.worst}
 
 
-def corrected(batch: Batch, settings: Rollout, tally: Tally) -> Batch:
-    """The batch with weights times old / engine, bounded as the settings say.
+def corrected(batch: Batch, settings: Rollout, tally: Tally, now: Tensor) -> Batch:
+    """The batch with weights times ``now`` / engine, bounded as the settings say.
 
     Means stay over all tokens: a masked one counts as 0 and not as absent.
     """
-    assert batch.old_logprobs is not None
     assert batch.weights is not None
-    engine = torch.where(batch.trained, batch.engine_logprobs, batch.old_logprobs)
-    raw = losses.ratio(batch.old_logprobs, engine)
-    bounds = (settings.importance_floor, settings.importance_cap)
-    weights = losses.bounded(raw, settings.importance, *bounds)
-    tally.importance(weights[batch.trained], (weights != raw)[batch.trained])
+    weights, outside = importance.weights(batch, now, settings)
+    tally.importance(weights[batch.trained], outside[batch.trained])
     return replace(batch, weights=batch.weights * weights)
 
 

@@ -28,6 +28,7 @@ from upslope.models.layers import known
 from upslope.models.load import adapted, count, load, save
 from upslope.recipe import Recipe
 from upslope.result import Accuracy, StageResult
+from upslope.rollback import roll_back
 from upslope.rollout import Player, Thinking
 from upslope.runs import Run
 from upslope.sources import Recorded, Rollouts
@@ -126,6 +127,7 @@ class Session:
             rollout.max_turns,
             thinking=Thinking.of(rollout),
             context=self.policy.context,
+            greedy="greedy" in one.algorithm.needs,
         )
 
     def learner(self, one: Built, run: Run, resumed: bool) -> Learner:
@@ -184,15 +186,16 @@ class Session:
         rollout, seed = one.stage.rollout, self.recipe.seed
         if one.stage.source.type == "rollouts":
             kept = build(RolloutsSettings, one.stage.source.settings, "source")
-            curriculum = Curriculum(one.problems("train"), seed, one.weights, kept.retire)
+            asked = one.problems("train"), seed, one.weights, kept.retire, kept.window
             return Rollouts(
                 self.player(one),
-                curriculum,
+                Curriculum(*asked),
                 size=rollout.group,
                 seed=seed,
                 max_staleness=rollout.max_staleness,
                 tries=rollout.tries,
                 finished=self.charge,
+                heat=kept.heat,
             )
         settings = build(RecordedSettings, one.stage.source.settings, "source")
         if settings.path:
@@ -203,7 +206,7 @@ class Session:
 
     def charge(self, group: Group) -> None:
         """A finished group's sampling, to the ledger."""
-        for t in group.trajectories:
+        for t in (*group.trajectories, *group.greedy):
             self.ledger.add("prefill", t.usage.prefill_flops, t.usage.computed)
             self.ledger.add("decode", t.usage.decode_flops, t.usage.decoded)
 
@@ -241,15 +244,9 @@ class Session:
 
     def assessment(self, one: Built, run: Run) -> Assessment:
         """How a stage is evaluated."""
+        held_out, player, seed = self.held_out(one), self.player(one), self.recipe.seed
         return Assessment(
-            one.stage,
-            self.held_out(one),
-            self.player(one),
-            self.policy,
-            self.ledger,
-            run,
-            self.watches,
-            self.recipe.seed,
+            one.stage, held_out, player, self.policy, self.ledger, run, self.watches, seed
         )
 
     def parts(
@@ -293,4 +290,5 @@ class Session:
             synchronise,
             measure,
             checkpoint,
+            lambda at, to: roll_back(run, learner, synchronise, at, to),
         )

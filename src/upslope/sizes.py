@@ -70,7 +70,8 @@ def sizes(session: Session, one: Built) -> Sizes:
     alone, own = rows * (prompt + reply - 1), rows * (prompt + reply) ** 2
     imitated = cost.forward(alone, 3 * own, head) + cost.token_back * alone + cost.head_back * head
     filled = forward if learner.updates * learner.epochs > 1 else 0.0
-    prefill, decode = sampled(session, groups, members, prompt, reply) if live else (0.0, 0.0)
+    played = members + ("greedy" in one.algorithm.needs)
+    prefill, decode = sampled(session, groups, played, prompt, reply) if live else (0.0, 0.0)
     held = max(map(len, session.held_out(one).values()))
     found = Sizes(
         name=stage.name,

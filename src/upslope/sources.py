@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from upslope.chat import Chat
-from upslope.curriculum import Curriculum, order
+from upslope.curriculum import Curriculum, Heat, order
 from upslope.demonstrations import Demonstration
 from upslope.rollout import Player
 from upslope.seeds import seed_of
@@ -38,10 +38,12 @@ class Rollouts:
         max_staleness: int = 0,
         tries: int = 4,
         finished: Callable[[Group], None] = lambda group: None,
+        heat: Heat = Heat(),
     ) -> None:
         self.player, self.curriculum, self.size, self.seed = player, curriculum, size, seed
         self.max_staleness, self.tries, self.finished = max_staleness, tries, finished
-        self.dropped = self.refused = 0
+        self.dropped = self.refused = self.steps = 0
+        self.heat = heat
         self.underway: deque[tuple[Problem, int, asyncio.Task[Group]]] = deque()
         self.again: deque[tuple[Problem, int]] = deque()
 
@@ -67,6 +69,7 @@ class Rollouts:
                 taken.append(group)
             if len(taken) == n:
                 break
+        self.steps += 1
         return taken
 
     def observe(self, groups: Sequence[Group]) -> None:
@@ -88,6 +91,7 @@ class Rollouts:
             "again": [[p.id, visit] for p, visit in (*unused, *self.again)],
             "dropped": self.dropped,
             "refused": self.refused,
+            "steps": self.steps,
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
@@ -95,6 +99,7 @@ class Rollouts:
         self.curriculum.load_state(state["curriculum"])
         self.again.extend((self.curriculum.known[name], visit) for name, visit in state["again"])
         self.dropped, self.refused = int(state["dropped"]), int(state["refused"])
+        self.steps = int(state["steps"])
 
     async def close(self) -> None:
         """Cancel what is underway and wait until it has ended."""
@@ -109,7 +114,9 @@ class Rollouts:
             chosen = self.again.popleft() if self.again else self.curriculum.next()
             if chosen is None:
                 return
-            play = self.player.group(*chosen, self.size, self.seed, "train")
+            hot = self.heat.at(self.steps, self.player.temperature)
+            player = replace(self.player, temperature=hot) if self.heat.steps else self.player
+            play = player.group(*chosen, self.size, self.seed, "train")
             self.underway.append((*chosen, asyncio.ensure_future(play)))
 
 

@@ -11,8 +11,10 @@ from math import inf
 from typing import Any
 
 from upslope.algorithms import ALGORITHMS
+from upslope.algorithms.pass_at_k import PassAtK
 from upslope.batch import Algorithm
 from upslope.components import build, find
+from upslope.curriculum import Heat, Window
 from upslope.engines import ENGINES, Opens
 from upslope.envs import ENVS
 from upslope.envs.mixture import Mixture
@@ -30,6 +32,8 @@ class RolloutsSettings:
     """
 
     retire: float = 0.0
+    window: Window = Window()
+    heat: Heat = Heat()
 
     def __post_init__(self) -> None:
         if not 0 <= self.retire <= 1:
@@ -166,6 +170,16 @@ def refuse(one: Built, at: str) -> None:
         raise UserError(
             f"{at}rollout.group=1 leaves {name} nothing to compare a reward with, so nothing "
             "would be learned: use at least 2, or the algorithm reinforce"
+        )
+    if isinstance(one.algorithm, PassAtK) and stage.rollout.group <= one.algorithm.k:
+        raise UserError(
+            f"{at}rollout.group={stage.rollout.group} has no more than one set of "
+            f"{at}algorithm.k={one.algorithm.k}, so that nothing is compared: use a larger group"
+        )
+    if stage.source.type != "rollouts" and "greedy" in one.algorithm.needs:
+        raise UserError(
+            f"{at}algorithm {name} needs a greedy reply to each problem, which {stage.source.type} "
+            "data does not have: use rollouts as the source"
         )
     if stage.source.type == "recorded" and compares:
         raise UserError(

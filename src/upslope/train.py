@@ -20,7 +20,7 @@ from upslope.types import Group, Metrics, Source, Watch
 
 @dataclass(frozen=True)
 class Parts:
-    """One stage's recipe as objects; the last three act on engine, run and disk.
+    """One stage's recipe as objects; the last four act on engine, run and disk.
 
     ``beside`` runs an update while the event loop goes on sampling.
     """
@@ -37,6 +37,7 @@ class Parts:
     synchronise: Callable[[int, bool], Awaitable[None]]
     evaluate: Callable[[int], Awaitable[Accuracy]]
     checkpoint: Callable[[Place], None]
+    roll_back: Callable[[Place, int], Awaitable[Place]]
 
 
 async def train(p: Parts, at: Place) -> Place:
@@ -70,13 +71,17 @@ async def learn(p: Parts, at: Place, groups: Sequence[Group]) -> Place:
     metrics |= p.ledger.row()
     p.run.log(at.step, name, metrics)
     actions = [action for w in p.watches for action in w.see(name, at.step, groups, metrics)]
-    return at.ended("watch" if actions else "")
+    if back := [action for action in actions if isinstance(action, int)]:
+        at = await p.roll_back(at, min(back))
+        p.checkpoint(at)
+    return at.ended("watch" if "stop" in actions else "")
 
 
 def optimise(p: Parts, batch: Batch, step: int) -> Metrics:
     """All updates of one rollout batch: advantages once, then epochs of updates."""
     rollout, learner = p.stage.rollout, p.stage.learner
-    decoupled = rollout.max_staleness > 0 and rollout.correction == "decoupled"
+    corrects = rollout.correction == "decoupled" or rollout.importance == "opsm"
+    stale = rollout if rollout.max_staleness and corrects else None
     several = learner.updates * learner.epochs > 1  # a single update's own values are the old ones
     columns: list[Column] = ["old_logprobs"] if several else []
     batch = p.learner.fill(batch, sorted({*columns, *p.algorithm.needs}))
@@ -89,5 +94,5 @@ def optimise(p: Parts, batch: Batch, step: int) -> Metrics:
             part = batch.rows(rows)
             if not (seen or rollout.max_staleness):
                 part = replace(part, old_logprobs=None)  # the live values: ratio exactly 1
-            seen.append(p.learner.update(part, p.algorithm, rollout if decoupled else None))
+            seen.append(p.learner.update(part, p.algorithm, stale))
     return merged(seen)

@@ -64,6 +64,7 @@ def table(algorithm: Algorithm, order: Tensor | None = None) -> Table:
     batch = replace(batch, old_logprobs=torch.where(batch.trained, old, 0.0))
     if "ref_logprobs" in algorithm.needs:
         batch = replace(batch, ref_logprobs=torch.where(batch.trained, ref, 0.0))
+    batch = replace(batch, entropy=torch.where(batch.trained, entropy, 0.0))
     logprobs, entropy = (torch.where(batch.trained, t, 0.0) for t in (logprobs, entropy))
     if order is not None:
         batch, logprobs, entropy = batch.rows(order), logprobs[order], entropy[order]
@@ -127,7 +128,7 @@ def _group(number: int, rewards: tuple[float | None, ...], draw: np.random.Gener
         reward = Reward(9.0, valid=False, reason="made up") if total is None else Reward(total)
         said = ({"role": "raw", "content": "?"}, {"role": "assistant", "content": "!"})
         plays.append(Trajectory(problem, 0, member, segments, turns, said, reward))
-    return Group(problem, tuple(plays))
+    return Group(problem, tuple(plays), (replace(plays[0], reward=Reward(0.4)),))
 
 
 def _segment(draw: np.random.Generator) -> Segment:
