@@ -24,23 +24,22 @@ from typing import Any
 import numpy as np
 from presets import trained, warm
 
-from upslope.alarms import LASTING, WATCHED, Signs
+from upslope.alarms import LASTING, READ, Signs
 from upslope.overrides import merge
 from upslope.runs import Run
 
 FAULTS: dict[str, dict[str, Any]] = {
-    "learning rate x 20": {"learner": {"lr": 4e-3}},
+    "learning rate x 10": {"learner": {"lr": 2e-3}},
+    "one answer is always paid": {"env": {"type": "benchmarks/faults.py:Bribed"}},
     "entropy of the wrong sign": {
-        "algorithm": {"type": "benchmarks/faults.py:Wrong", "of": "entropy", "coefficient": 0.05}
+        "algorithm": {"type": "benchmarks/faults.py:Wrong", "of": "entropy", "coefficient": 0.2}
     },
     "kl of the wrong sign": {
-        "algorithm": {"type": "benchmarks/faults.py:Wrong", "of": "kl", "coefficient": 0.1}
+        "algorithm": {"type": "benchmarks/faults.py:Wrong", "of": "kl", "coefficient": 1.0}
     },
-    "one answer is always paid": {"env": {"type": "benchmarks/faults.py:Bribed"}},
 }
 Rows = list[dict[str, Any]]
 FLAT = 0.05
-KEPT = (*WATCHED, "reward/max", "reward/min")
 
 
 def run(recipe: dict[str, Any], given: argparse.Namespace, fault: str, seed: int) -> Run:
@@ -130,7 +129,7 @@ def told(found: dict[tuple[str, int], Rows], given: argparse.Namespace) -> int:
     print(f"\n{steps} sound steps, {false} alarms")
     if given.record:
         kept = {
-            fault or "clean": [{name: round(row[name], 4) for name in KEPT} for row in rows]
+            fault or "clean": {name: [round(row[name], 3) for row in rows] for name in READ}
             for (fault, seed), rows in found.items()
             if seed == 0
         }

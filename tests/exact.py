@@ -124,8 +124,8 @@ def mean_gradient(
     for prompts in itertools.combinations(range(of.prompts), together):
         count += 1
         for groups, chance in _batches(of, prompts, size, drawn):
-            batch = fill(_filled(algorithm, of, Batch.of(groups, algorithm.start())))
-            total = total + chance * _loss(algorithm, of, batch, correction)
+            batch = Batch.of(groups, algorithm.start())
+            total = total + chance * _loss(algorithm, of, batch, correction, fill)
     return -torch.autograd.grad(total / count, of.logits)[0]
 
 
@@ -160,20 +160,21 @@ def _play(of: World, prompt: int, member: int, reply: int, drawn: Tensor) -> Tra
     return trajectory(problem(f"p{prompt}"), [row], reward, member)
 
 
-def _filled(algorithm: Algorithm, of: World, batch: Batch) -> Batch:
-    """With what the learner would fill, whatever of it is needed."""
-    now, entropy = of.said(of.logits.detach(), batch)
-    ref, _ = of.said(of.ref, batch)
-    return replace(
-        batch, old_logprobs=now.float(), ref_logprobs=ref.float(), entropy=entropy.float()
-    )
-
-
-def _loss(algorithm: Algorithm, of: World, batch: Batch, correction: Rollout | None) -> Tensor:
-    """An update's loss, as the learner sums it."""
+def _loss(
+    algorithm: Algorithm,
+    of: World,
+    batch: Batch,
+    correction: Rollout | None,
+    fill: Callable[[Batch], Batch],
+) -> Tensor:
+    """An update's loss, as the learner sums it, over what the learner would have filled."""
+    logprobs, entropy = of.said(of.logits, batch)
+    batch = replace(batch, old_logprobs=logprobs.detach().float())
+    if "ref_logprobs" in algorithm.needs:
+        batch = replace(batch, ref_logprobs=of.said(of.ref, batch)[0].float())
+    batch = fill(replace(batch, entropy=entropy.detach().float()))
     batch = replace(batch, advantages=algorithm.advantages(batch))
     weights = algorithm.weights(batch)
-    logprobs, entropy = of.said(of.logits, batch)
     if correction is not None:
         weights = weights * importance.weights(batch, logprobs.detach(), correction)[0]
     out = Outputs(logprobs, entropy if "entropy" in algorithm.reads else None)

@@ -51,13 +51,16 @@ def test_one_reply_a_prompt_is_enough_where_the_baseline_is_not_the_groups(name:
 
 @pytest.mark.parametrize("k", [1, 2])
 def test_pass_at_k_training_climbs_pass_at_k(k: int) -> None:
-    easy, hard = [1.0] * 6 + [0.0], [0.0] * 6 + [1.0]
-    of = replace(world(3), rewards=torch.tensor([easy, hard]).double())
+    of = world(3, prompts=1)
     algorithm = PassAtK(k=k, scale="none", **SUMMED)
     got, want = mean_gradient(algorithm, of, size=3), pass_at(k, of)
-    assert cosine(got, want) > 1 - 1e-6
     torch.testing.assert_close(got, want * (3 / k - 1) / 6, atol=1e-6, rtol=1e-5)
-    assert cosine(mean_gradient(RLOO(**SUMMED), of), pass_at(2, of)) < SAME
+
+
+def test_pass_at_k_is_another_thing_than_the_mean() -> None:
+    easy, hard = [1.0] * 6 + [0.0], [0.0] * 6 + [1.0]
+    of = replace(world(3), rewards=torch.tensor([easy, hard]).double())
+    assert cosine(expected_reward(of), pass_at(2, of)) < SAME
 
 
 @pytest.mark.parametrize(
@@ -72,15 +75,16 @@ def test_pass_at_k_training_climbs_pass_at_k(k: int) -> None:
     ids=lambda a: type(a).__name__,
 )
 def test_kl_in_the_reward_pays_the_kl_of_whole_replies(algorithm) -> None:
-    of = world(4, binary=False)
-    assert cosine(mean_gradient(algorithm, of), less_kl(of, 0.3)) > 1 - 1e-6
-    assert cosine(mean_gradient(algorithm, of), expected_reward(of)) < SAME
+    of = world(4, prompts=1, binary=False)
+    got = mean_gradient(algorithm, of)
+    assert cosine(got, less_kl(of, 0.3)) > 1 - 1e-6
+    assert cosine(got, expected_reward(of)) < SAME
 
 
 def test_what_is_known_to_be_biased_is_seen_to_be() -> None:
     """Else the harness would pass anything."""
     of = world(5, prompts=1, binary=False)
-    for algorithm in (GRPO(), RLOO(), ReinforcePP(**SUMMED), RLOO(kl=KL(0.3, "k2"), **SUMMED)):
+    for algorithm in (GRPO(), ReinforcePP(**SUMMED), RLOO(kl=KL(0.3, "k2"), **SUMMED)):
         assert cosine(mean_gradient(algorithm, of), expected_reward(of)) < SAME
 
 
@@ -98,9 +102,6 @@ def test_stale_replies_weighed_by_their_sequence_have_no_bias() -> None:
     cosines["none"] = cosine(plain, expected_reward(of))
     assert cosines["sequence"] > 1 - 1e-6
     assert max(cosines[level] for level in ("token", "geometric", "none")) < SAME
-    cut = Rollout(importance_level="sequence", importance_cap=1.0, max_staleness=1)
-    got = mean_gradient(RLOO(**SUMMED), of, sampler=sampler, correction=cut)
-    assert cosines["none"] < cosine(got, expected_reward(of)) < SAME
 
 
 def test_an_entropy_bonus_climbs_the_entropy_of_tokens() -> None:

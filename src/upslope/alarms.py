@@ -22,13 +22,14 @@ VARIETY = {
     "groups/mixed_share": "groups that differ",
 }
 WATCHED = (*VARIETY, "answers/common_share", "answers/gold_share", "reward/mean")
+READ = (*WATCHED, "reward/max", "reward/min", "reward/std", "groups/used")
 FIRST = 5  # steps that say where it began
 FAST, SLOW = 0.5, 0.1  # weight of the newest step in the moving averages of values and of noise
 LASTING = 2  # steps in a row that a sign must last
 UNPAID = 0.6  # of a variety, lost beyond the share of the way to the best reward that was gone
 COMMON = 0.3  # of the way from where it began to one answer for all
 FALL = 0.3  # of the way from the highest mean reward to the lowest reward
-NOISE = 6.0  # standard errors of the moving average that a fall must exceed
+NOISE = 5.0  # standard errors of the moving average that a fall must exceed
 NEAR = 0.1  # of the rewards' range: from there to the best reward variety may go
 ROLLS = 2  # roll-backs, after which the run stops
 CALM = 0.5  # of what raises the alarm
@@ -42,10 +43,10 @@ class Signs:
         self.first: dict[str, float] = {}
         self.now: dict[str, float] = {}
         self.best, self.least, self.peak = -math.inf, math.inf, -math.inf
-        self.last, self.noise = math.nan, 0.0
+        self.noise = 0.0
 
     def take(self, row: Mapping[str, Any]) -> dict[str, float]:
-        """Each sign by its name, after this row; nothing is near in the first few."""
+        """Each sign by its name, after this row; a fall of the reward alone in the first few."""
         self.seen += 1
         for name in WATCHED:
             old = self.now.get(name, row[name])
@@ -57,15 +58,14 @@ class Signs:
             max(self.best, row["reward/max"]),
             min(self.least, row["reward/min"]),
         )
-        if self.seen > 1:
-            square = (row["reward/mean"] - self.last) ** 2 / 2
-            weight = max(SLOW, 1 / (self.seen - 1))
-            self.noise += weight * (square - self.noise)
-        self.last = row["reward/mean"]
-        if self.seen <= FIRST:
-            return {}
+        # As if the members of a group were all alike: more than there can be.
+        square = row["reward/std"] ** 2 / row["groups/used"]
+        self.noise += max(SLOW, 1 / self.seen) * (square - self.noise)
         self.peak = max(self.peak, self.now["reward/mean"])
-        return {**self._variety(), "one answer for all": self._common(), "reward": self._fall()}
+        fallen = {"reward": self._fall()}
+        if self.seen <= FIRST:
+            return fallen
+        return {**self._variety(), "one answer for all": self._common(), **fallen}
 
     def _variety(self) -> dict[str, float]:
         reward, begun = self.now["reward/mean"], self.first["reward/mean"]
@@ -109,7 +109,7 @@ class Collapse:
         self, stage: str, step: int, groups: Sequence[Group], metrics: Metrics
     ) -> Sequence[Action]:
         """After each step of sampled groups: what to do about a sign that lasts."""
-        if not groups or "entropy/sampled" not in metrics:
+        if not groups or not {*READ} <= metrics.keys():
             return ()
         if stage != self.stage:
             self._begin(stage, step)
@@ -132,7 +132,7 @@ class Collapse:
         self.stage, self.signs, self.lasted, self.raised = stage, Signs(), {}, False
         self.calm = step - 1
         for row in self.run.metrics():
-            if row["stage"] == stage and row["step"] < step and "entropy/sampled" in row:
+            if row["stage"] == stage and row["step"] < step and {*READ} <= row.keys():
                 self._take(row["step"], row)
 
     def _take(self, step: int, row: Mapping[str, Any]) -> list[str]:

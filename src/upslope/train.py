@@ -48,11 +48,13 @@ async def train(p: Parts, at: Place) -> Place:
     while not at.stopped:
         with p.ledger.time("decode"):
             groups = await p.source.groups(rollout.problems, at.step, p.algorithm.keep)
+        before = at.step
         at = await learn(p, at, groups) if groups else at.ended("signal")
         at = at.bounded(stop, p.ledger.totals())
         if at.stopped or due(at.step - at.first, evaluation.every):
             at = at.measured(await p.evaluate(at.step), stop)
-        if at.stopped or due(at.step, p.stage.checkpoint.every):
+        rolled = at.step > before + 1  # a roll-back has a version of its own
+        if at.stopped or rolled or due(at.step, p.stage.checkpoint.every):
             p.checkpoint(at)
     return at
 
@@ -73,7 +75,6 @@ async def learn(p: Parts, at: Place, groups: Sequence[Group]) -> Place:
     actions = [action for w in p.watches for action in w.see(name, at.step, groups, metrics)]
     if back := [action for action in actions if isinstance(action, int)]:
         at = await p.roll_back(at, min(back))
-        p.checkpoint(at)
     return at.ended("watch" if "stop" in actions else "")
 
 
