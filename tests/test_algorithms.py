@@ -89,10 +89,10 @@ def test_an_invalid_member_neither_votes_nor_learns(name):
     algorithm = build(find(ALGORITHMS, name, "algorithm"), HELD.get(name, {}), "algorithm")
     rewards = [1.0, invalid(100.0), 0.0, 0.5]
     replies = [[4, 5], [6, 7, 8], [9], [4, 6]]
-    batch = Batch.of([group(rewards, replies)])
-    fewer = Batch.of(
-        [group([r for r in rewards if r != rewards[1]], [replies[i] for i in (0, 2, 3)])]
-    )
+    kept = group([r for r in rewards if r != rewards[1]], [replies[i] for i in (0, 2, 3)])
+    greedy = kept.trajectories[2:]  # what ReMax compares with
+    batch = Batch.of([replace(group(rewards, replies), greedy=greedy)])
+    fewer = Batch.of([replace(kept, greedy=greedy)])
     rows = torch.tensor([0, 2, 3])
     kept = batch.rows(rows)
     batch, fewer = (columns_of(algorithm, b) for b in (batch, fewer))

@@ -20,7 +20,9 @@ from upslope.alike import packed_tokens, shared_prefix
 from upslope.turns import Row
 from upslope.types import NOTHING, Group, Metrics, graded
 
-Column = Literal["old_logprobs", "ref_logprobs", "teacher_logprobs", "values", "q"]
+Column = Literal[
+    "old_logprobs", "ref_logprobs", "teacher_logprobs", "entropy", "values", "q", "greedy"
+]
 Read = Literal["logprobs", "entropy", "values", "q"]
 Couples = Literal["row", "trajectory", "group"]
 State = Mapping[str, float]
@@ -35,6 +37,8 @@ class Batch:
     ``turns``; what ``earned`` leaves of the reward is earned at the end. ``costs``: [row] by the
     name that a reward gives it. ``bare``: nothing may be taken off ``reward``, which is a cost's.
     ``values`` are of the states that tokens were chosen in, ``q`` of choosing them there.
+    ``greedy`` is what a greedy reply to the row's problem earned, NaN where that could not be
+    graded; it comes with the groups.
     """
 
     tokens: Int[Tensor, "row token"]
@@ -57,8 +61,10 @@ class Batch:
     old_logprobs: Float[Tensor, "row token"] | None = None
     ref_logprobs: Float[Tensor, "row token"] | None = None
     teacher_logprobs: Float[Tensor, "row token"] | None = None
+    entropy: Float[Tensor, "row token"] | None = None
     values: Float[Tensor, "row token"] | None = None
     q: Float[Tensor, "row token"] | None = None
+    greedy: Float[Tensor, " row"] | None = None
     advantages: Float[Tensor, "row token"] | None = None
     weights: Float[Tensor, "row token"] | None = None
     state: State | None = None
@@ -81,6 +87,8 @@ class Batch:
         segments = [row.trajectory.segments[row.segment] for row in rows]
         width = max(len(s.tokens) for s in segments)
         rewards = [graded(row.trajectory) for row in rows]
+        cold = [graded(group.greedy[0]) if group.greedy else None for group in groups]
+        greedy = [cold[row.group] for row in rows]
         # An invalid trajectory keeps its row, for the record, without a token that counts.
         trained = [s.trained & r.valid for s, r in zip(segments, rewards, strict=True)]
         earned, anchor = turns.earned(rows, width), turns.anchors(rows, width)
@@ -106,6 +114,9 @@ class Batch:
             anchor=None if anchor is None else torch.from_numpy(anchor),
             costs=costs,
             state=state,
+            greedy=torch.tensor([r.total if r and r.valid else torch.nan for r in greedy])
+            if all(cold)
+            else None,
         )
 
     def rows(self, index: Int[Tensor, " n"]) -> Batch:

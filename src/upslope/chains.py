@@ -66,6 +66,13 @@ class Chains:
         ends = self.count.cumsum(0) - 1
         return self.row[ends], self.token[ends]
 
+    def at_end(self, values: Float[Tensor, " row"]) -> PerToken:
+        """A trajectory's value on its last step, 0 on all others."""
+        out = values.new_zeros(self.shape)
+        row, token = self.last()
+        out[row, token] = values[row]
+        return out
+
 
 def following(values: PerToken, chains: Chains) -> PerToken:
     """The value of the next step's state, on each step; 0 after the last."""
@@ -101,6 +108,11 @@ def gae(
     return chains.back(out)
 
 
+def to_go(rewards: PerToken, chains: Chains, discount: float) -> PerToken:
+    """The discounted sum of a trajectory's rewards from each step on."""
+    return gae(rewards, torch.zeros_like(rewards), chains, discount, 1.0)
+
+
 def length_adaptive(count: Int[Tensor, " line"], alpha: float) -> Float[Tensor, " line"]:
     """lambda = 1 - 1 / (alpha length), at least 0, so that the reward reaches the beginning of long
     trajectories as well as of short ones. VAPO, arXiv:2504.05118."""
@@ -115,8 +127,10 @@ def whitened(values: PerToken, counted: Bool[Tensor, "row token"], eps: float = 
     chosen = values[counted]
     if len(chosen) < 2:
         return torch.where(counted, values, 0.0)
-    away = values - chosen.mean()
-    return torch.where(counted, away / (chosen.std(correction=1) + eps), 0.0)
+    # Counted from the lowest, so that equal values give exactly 0.
+    above = chosen - chosen.min()
+    away = values - chosen.min() - above.mean()
+    return torch.where(counted, away / (above.std(correction=1) + eps), 0.0)
 
 
 def explained_variance(returns: Float[Tensor, " n"], values: Float[Tensor, " n"]) -> float | None:

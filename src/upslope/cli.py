@@ -46,6 +46,9 @@ def train(
     allow: Annotated[
         list[str] | None, typer.Option(help="A setting that may differ from the resumed run's.")
     ] = None,
+    on_collapse: Annotated[
+        str, typer.Option(help="What the alarm on collapse does: say, stop or rollback.")
+    ] = "say",
 ) -> None:
     """Train a recipe: prove its numbers, train, evaluate, and show what changed."""
     from rich.console import Console
@@ -66,11 +69,14 @@ def train(
 
     try:
         with show(given.stages(), console) as progress:
-            run = (
-                resume_recipe(given, say, argv=sys.argv, watches=[progress], allow=allow or [])
-                if resume
-                else train_recipe(given, say, argv=sys.argv, watches=[progress])
-            )
+            watches, act = [progress], on_collapse
+            if resume:
+                names = allow or []
+                run = resume_recipe(
+                    given, say, argv=sys.argv, watches=watches, allow=names, on_collapse=act
+                )
+            else:
+                run = train_recipe(given, say, argv=sys.argv, watches=watches, on_collapse=act)
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
     for line in changed(run):
@@ -200,11 +206,10 @@ def envs() -> None:
 
 @app.command()
 def algorithms() -> None:
-    """Algorithms known by name."""
-    from upslope.algorithms import ALGORITHMS
-    from upslope.components import catalogue
+    """Algorithms known by name: paper, needs, the presets that use each, and settings."""
+    from upslope.listing import algorithms as listed
 
-    print("\n".join(catalogue(ALGORITHMS)))
+    print("\n".join(listed()))
 
 
 @app.command()

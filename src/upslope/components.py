@@ -14,7 +14,7 @@ import json
 import operator
 import sys
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
@@ -68,11 +68,15 @@ def build(cls: type[T], values: Mapping[str, Any], at: str) -> T:
         raise UserError(f"{at}: {error}") from error
 
 
-def catalogue(kinds: Mapping[str, str]) -> Iterator[str]:
-    """Each name with its module's first sentence, then its settings and their defaults."""
+def catalogue(
+    kinds: Mapping[str, str], more: Callable[[str], Iterable[str]] = lambda name: ()
+) -> Iterator[str]:
+    """Each name with its module's first sentence, what ``more`` there is to say of it, and its
+    settings with their defaults."""
     for name, where in kinds.items():
         about = (importlib.import_module(where.partition(":")[0]).__doc__ or "").split("\n\n")[0]
         yield f"{name:14}{' '.join(about.split()).replace('``', '`')}"
+        yield from (f"{'':14}{line}" for line in more(name))
         for field in dataclasses.fields(find(kinds, name, "component")):
             default = "(required)" if required(field) else repr(default_of(field))
             yield f"{'':14}{field.name} = {default}"

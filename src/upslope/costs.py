@@ -56,6 +56,11 @@ def refuse(of: Algorithm, limits: Mapping[str, Constraint]) -> None:
         raise ValueError("costs names no cost to hold to a budget: write a table for each")
     if any(isinstance(one, Constrains) for one in layers(of)):
         raise ValueError("of is constrained already: write all costs into one table")
+    if "greedy" in of.needs:
+        raise ValueError(
+            "of has a greedy reply's reward for a baseline, which says nothing of a cost: constrain"
+            " another algorithm, such as grpo or rloo"
+        )
     if {"values", "q"} & {str(column) for column in of.needs | of.reads}:
         raise ValueError(
             "of has a critic, which knows the reward alone: constrain an algorithm without, such as"

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from upslope import machine, selfcheck
+from upslope.alarms import Collapse, OnCollapse, checked
 from upslope.batch import Batch
 from upslope.checkpoints import Checkpoint, Place
 from upslope.curve import curve_svg
@@ -36,17 +37,24 @@ class Resumed:
 
 
 def train_recipe(
-    recipe: Recipe, say: Say, *, argv: Sequence[str] = (), watches: Sequence[Watch] = ()
+    recipe: Recipe,
+    say: Say,
+    *,
+    argv: Sequence[str] = (),
+    watches: Sequence[Watch] = (),
+    on_collapse: str = "say",
 ) -> Run:
     """Train a recipe and return its finished run; the self-check first, unless it is off.
 
-    Raises UserError for everything its user can mend.
+    ``on_collapse``: what an alarm of ``alarms.Collapse`` does, "say", "stop" or "rollback". Raises
+    UserError for everything its user can mend.
     """
+    act = checked(on_collapse, recipe.stages())
     session = Session(recipe, say, watches)
     check(session)
     with Run.create(recipe.runs, recipe.name, dump(session.recipe), recipe.seed, argv) as run:
         say(f"  run: {run.path}")
-        finish(session, run)
+        finish(session, run, act)
     return run
 
 
@@ -57,13 +65,16 @@ def check(session: Session) -> None:
             session.say(f"  proven: {proof.claim} ({proof.seen})")
 
 
-def finish(session: Session, run: Run, resumed: Resumed | None = None) -> None:
+def finish(
+    session: Session, run: Run, act: OnCollapse = "say", resumed: Resumed | None = None
+) -> None:
     """Train to the end; on Ctrl-C say what is kept."""
     try:
         config = tomllib.loads(dump(session.recipe))
         with machine.settled(), feeding(session.recipe.sinks, run.path, config) as feeds:
             stages = [one.stage for one in session.stages]
-            session.watches = (*session.watches, *feeds, Worth(run, stages, session.say))
+            own = (Worth(run, stages, session.say), Collapse(run, session.say, act))
+            session.watches = (*session.watches, *feeds, *own)
             asyncio.run(train_stages(session, run, resumed))
     except KeyboardInterrupt:
         session.say(f"stopped: {len(run.metrics())} steps are kept in {run.path}; --resume goes on")
@@ -198,7 +209,7 @@ async def prove_stage(session: Session, one: Built) -> list[Proof]:
     groups = await asyncio.gather(*plays)
     for group in groups:
         selfcheck.prove_trained(group, session.chat)
-        for t in group.trajectories:
+        for t in (*group.trajectories, *group.greedy):
             used = t.usage
             session.ledger.add(
                 "check", used.prefill_flops + used.decode_flops, used.computed + used.decoded

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from upslope import losses
+from upslope import importance
 from upslope.batch import Algorithm, Batch, Column, Outputs, with_old
 from upslope.models.estimator import estimator_of
 from upslope.models.fused import fill
@@ -88,7 +88,7 @@ class Learner:
             if self.teacher is None:
                 raise ValueError("this learner was made without a teacher")
             batch = replace(batch, teacher_logprobs=self._by(self.teacher, batch))
-        own = wanted - {"ref_logprobs", "teacher_logprobs"}
+        own = wanted - {"ref_logprobs", "teacher_logprobs", "greedy"}  # greedy came with the groups
         return replace(batch, **self._filled(batch, self.policy, own, "update")) if own else batch
 
     def _by(self, other: Policy, batch: Batch) -> Tensor:
@@ -102,21 +102,23 @@ class Learner:
     ) -> dict[str, Any]:
         """Columns of one pass through a policy's trunk, and of the critic's."""
         filled: dict[str, Any] = {name: torch.zeros(batch.tokens.shape) for name in columns}
-        judged = columns - {"old_logprobs"}
+        said, spread = columns & {"old_logprobs", "entropy"}, "entropy" in columns
+        judged = columns - said
         for rows in batch.micro(self.settings.micro_tokens, "row"):
             part, seen, work = batch.rows(rows), None, Work(0.0, 0.0)
             found: dict[str, Tensor] = {}
-            if "old_logprobs" in columns or not self._apart:
+            if said or not self._apart:
                 seen = predicting(policy, part.tokens, part.length, part.trained)
                 work += seen.work
-            if seen is not None and "old_logprobs" in columns:
-                own, spent = head_logprobs(policy, seen, part.tokens, part.temperature, False)
-                found["old_logprobs"], work = own[0], work + spent
+            if seen is not None and said:
+                own, spent = head_logprobs(policy, seen, part.tokens, part.temperature, spread)
+                pair = {"old_logprobs": own[0], "entropy": own[1]}
+                found, work = {name: pair[name] for name in said}, work + spent
             if judged:
                 if self.critic is None:
                     raise ValueError(f"this learner was made without a critic for {sorted(judged)}")
-                said, spent = self.critic.stored(part, seen, judged)
-                found, work = {**found, **said}, work + spent
+                more, spent = self.critic.stored(part, seen, judged)
+                found, work = {**found, **more}, work + spent
             for name, column in found.items():
                 filled[name][rows[:, None], torch.arange(column.shape[1])] = column.cpu()
             self.spend(phase, work.forward, int(part.length.sum()))
@@ -149,11 +151,16 @@ class Learner:
         """
         tally = Tally()
         batch = replace(batch, weights=algorithm.weights(batch))
-        rows = live_rows(batch, algorithm)
-        if correction is not None and batch.old_logprobs is not None:
-            batch, correction = corrected(batch, correction, tally), None
+        rows, couples = live_rows(batch, algorithm), algorithm.couples
+        old = batch.old_logprobs
+        if correction is not None and old is not None and correction.importance != "opsm":
+            batch, correction = corrected(batch, correction, tally, old), None
+        if correction is not None and importance.spans(correction):
+            # A sequence's ratio is over all of its rows, also those without an advantage.
+            rows = torch.isin(batch.trajectory, batch.trajectory[rows]).nonzero()[:, 0]
+            couples = "trajectory" if couples == "row" else couples
         live = batch.rows(rows)
-        for rows in live.micro(budget, algorithm.couples):
+        for rows in live.micro(budget, couples):
             self._accumulate(live.rows(rows), algorithm, tally, correction)
         if not len(live):
             # Drift is looked at in every step, also where nothing is to be learned.
@@ -213,7 +220,7 @@ class Learner:
         tally.drift(out.logprobs.detach(), part)
         self.spend("update", work.forward, int(part.length.sum()))
         if correction is not None:
-            part = corrected(part, correction, tally)
+            part = corrected(part, correction, tally, out.logprobs.detach())
         return out, part, work
 
     def _accumulate(
@@ -263,18 +270,14 @@ class Learner:
         }
 
 
-def corrected(batch: Batch, settings: Rollout, tally: Tally) -> Batch:
-    """The batch with weights times old / engine, bounded as the settings say.
+def corrected(batch: Batch, settings: Rollout, tally: Tally, now: Tensor) -> Batch:
+    """The batch with weights times ``now`` / engine, bounded as the settings say.
 
     Means stay over all tokens: a masked one counts as 0 and not as absent.
     """
-    assert batch.old_logprobs is not None
     assert batch.weights is not None
-    engine = torch.where(batch.trained, batch.engine_logprobs, batch.old_logprobs)
-    raw = losses.ratio(batch.old_logprobs, engine)
-    bounds = (settings.importance_floor, settings.importance_cap)
-    weights = losses.bounded(raw, settings.importance, *bounds)
-    tally.importance(weights[batch.trained], (weights != raw)[batch.trained])
+    weights, outside = importance.weights(batch, now, settings)
+    tally.importance(weights[batch.trained], outside[batch.trained])
     return replace(batch, weights=batch.weights * weights)
 
 

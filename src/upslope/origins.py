@@ -23,13 +23,14 @@ def source_of(
         rollout = one.stage.rollout
         return Rollouts(
             player,
-            Curriculum(one.problems("train"), seed, one.weights, settings.retire),
+            Curriculum(one.problems("train"), seed, one.weights, settings.retire, settings.window),
             size=rollout.group,
             seed=seed,
             max_staleness=rollout.max_staleness,
             tries=rollout.tries,
             sync=settings.sync,
             finished=finished,
+            heat=settings.heat,
         )
 
     settings = one.source

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from upslope.components import build
+from upslope.curriculum import Heat, Window
 from upslope.settings import Component
 from upslope.types import UserError
 
@@ -18,11 +19,14 @@ class RolloutsSettings:
     """``source = {type = "rollouts"}``. ``retire``: a problem whose trajectories so far were right
     in such a share is not played again (no-positive-resampling, arXiv:2510.13786); 0 retires none.
     ``sync``: steps between loads of new weights into the engine (semi-online, arXiv:2506.21495); a
-    number of at least ``stop.steps`` samples from the first weights alone.
+    number of at least ``stop.steps`` samples from the first weights alone. ``window``: which
+    problems are played by how often they were solved; ``heat``: how the temperature moves.
     """
 
     retire: float = 0.0
     sync: int = 1
+    window: Window = Window()
+    heat: Heat = Heat()
 
     def __post_init__(self) -> None:
         if not 0 <= self.retire <= 1:

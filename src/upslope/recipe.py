@@ -257,6 +257,11 @@ def _refuse_contradictions(stage: Stage, machine: Machine, at: str) -> None:
             f"{at}rollout.importance_floor={rollout.importance_floor:g} is above"
             f" {at}rollout.importance_cap={rollout.importance_cap:g}: lower it"
         )
+    if rollout.importance == "opsm" and not rollout.importance_floor:
+        raise UserError(
+            f'{at}rollout.importance="opsm" drops nothing below {at}rollout.importance_floor=0:'
+            " set it, to 0.9 say"
+        )
     if stage.evaluation.select and not stage.evaluation.every:
         raise UserError(
             f"{at}evaluation.select has nothing to choose from while {at}evaluation.every is 0:"

@@ -29,6 +29,7 @@ from upslope.origins import source_of
 from upslope.provenance import RecordedSettings
 from upslope.recipe import Recipe
 from upslope.result import Accuracy, StageResult
+from upslope.rollback import roll_back
 from upslope.rollout import Player, Thinking
 from upslope.runs import Run
 from upslope.scorers import reference_of, teacher_of
@@ -123,6 +124,7 @@ class Session:
             rollout.max_turns,
             thinking=Thinking.of(rollout),
             context=self.policy.context,
+            greedy="greedy" in one.algorithm.needs,
         )
 
     def learner(self, one: Built, run: Run, resumed: bool) -> Learner:
@@ -177,7 +179,7 @@ class Session:
 
     def charge(self, group: Group) -> None:
         """A finished group's sampling, to the ledger."""
-        for t in group.trajectories:
+        for t in (*group.trajectories, *group.greedy):
             self.ledger.add("prefill", t.usage.prefill_flops, t.usage.computed)
             self.ledger.add("decode", t.usage.decode_flops, t.usage.decoded)
 
@@ -213,15 +215,9 @@ class Session:
 
     def assessment(self, one: Built, run: Run) -> Assessment:
         """How a stage is evaluated."""
+        held_out, player, seed = self.held_out(one), self.player(one), self.recipe.seed
         return Assessment(
-            one.stage,
-            self.held_out(one),
-            self.player(one),
-            self.policy,
-            self.ledger,
-            run,
-            self.watches,
-            self.recipe.seed,
+            one.stage, held_out, player, self.policy, self.ledger, run, self.watches, seed
         )
 
     def parts(
@@ -265,4 +261,5 @@ class Session:
             synchronise,
             measure,
             checkpoint,
+            lambda at, to: roll_back(run, learner, synchronise, at, to),
         )

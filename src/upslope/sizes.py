@@ -79,7 +79,8 @@ def sizes(session: Session, one: Built) -> Sizes:
         filled += trunk if apart or not filled else 0.0
         if apart:
             update += trunk + cost.token_back * packed + 2 * cost.pair * pairs
-    prefill, decode = sampled(session, groups, members, prompt, reply) if live else (0.0, 0.0)
+    played = members + ("greedy" in one.algorithm.needs)
+    prefill, decode = sampled(session, groups, played, prompt, reply) if live else (0.0, 0.0)
     held = max(map(len, session.held_out(one).values()))
     found = Sizes(
         name=stage.name,

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from upslope.chat import Chat
-from upslope.curriculum import Curriculum, order
+from upslope.curriculum import Curriculum, Heat, order
 from upslope.demonstrations import Demonstration, sets
 from upslope.rollout import Player
 from upslope.seeds import seed_of
@@ -50,11 +50,12 @@ class Rollouts:
         tries: int = 4,
         sync: int = 1,
         finished: Callable[[Group], None] = lambda group: None,
+        heat: Heat = Heat(),
     ) -> None:
         self.player, self.curriculum, self.size, self.seed = player, curriculum, size, seed
         self.max_staleness, self.tries, self.finished = max_staleness, tries, finished
-        self.sync = sync
-        self.dropped = self.refused = 0
+        self.sync, self.heat = sync, heat
+        self.dropped = self.refused = self.steps = 0
         self.underway: deque[tuple[Problem, int, asyncio.Task[Group]]] = deque()
         self.again: deque[tuple[Problem, int]] = deque()
 
@@ -80,6 +81,7 @@ class Rollouts:
                 taken.append(group)
             if len(taken) == n:
                 break
+        self.steps += 1
         return taken
 
     def observe(self, groups: Sequence[Group]) -> None:
@@ -101,6 +103,7 @@ class Rollouts:
             "again": [[p.id, visit] for p, visit in (*unused, *self.again)],
             "dropped": self.dropped,
             "refused": self.refused,
+            "steps": self.steps,
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
@@ -108,6 +111,7 @@ class Rollouts:
         self.curriculum.load_state(state["curriculum"])
         self.again.extend((self.curriculum.known[name], visit) for name, visit in state["again"])
         self.dropped, self.refused = int(state["dropped"]), int(state["refused"])
+        self.steps = int(state["steps"])
 
     async def close(self) -> None:
         """Cancel what is underway and wait until it has ended."""
@@ -122,7 +126,9 @@ class Rollouts:
             chosen = self.again.popleft() if self.again else self.curriculum.next()
             if chosen is None:
                 return
-            play = self.player.group(*chosen, self.size, self.seed, "train")
+            hot = self.heat.at(self.steps, self.player.temperature)
+            player = replace(self.player, temperature=hot) if self.heat.steps else self.player
+            play = player.group(*chosen, self.size, self.seed, "train")
             self.underway.append((*chosen, asyncio.ensure_future(play)))
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from upslope.algorithms.awr import AWR
+from upslope.algorithms.pass_at_k import PassAtK
 from upslope.algorithms.sft import SFT
 from upslope.batch import Algorithm
 from upslope.critic import Critic
@@ -115,6 +116,11 @@ def refuse(one: Built, at: str) -> None:
     """Contradictions between a stage's parts."""
     stage, name = one.stage, one.stage.algorithm.type
     source = settings_of(stage.source, f"{at}source")
+    if not isinstance(source, RolloutsSettings) and "greedy" in one.algorithm.needs:
+        raise UserError(
+            f"{at}algorithm {name} needs a greedy reply to each problem, which {stage.source.type} "
+            "data does not have: use rollouts as the source"
+        )
     if isinstance(source, RolloutsSettings | MixedSettings):
         refuse_rollouts(one, source, at)
     if isinstance(source, RolloutsSettings):
@@ -143,6 +149,11 @@ def refuse_rollouts(one: Built, source: RolloutsSettings | MixedSettings, at: st
         raise UserError(
             f"{at}rollout.group=1 leaves {name} nothing to compare a reward with, so nothing "
             "would be learned: use at least 2, or the algorithm reinforce"
+        )
+    if isinstance(one.algorithm, PassAtK) and stage.rollout.group <= one.algorithm.k:
+        raise UserError(
+            f"{at}rollout.group={stage.rollout.group} has no more than one set of "
+            f"{at}algorithm.k={one.algorithm.k}, so that nothing is compared: use a larger group"
         )
     if any(isinstance(each, SFT) for each in layers(one.algorithm)):
         raise UserError(

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal, final
+from typing import Literal, final
 
 from torch import Tensor
 
@@ -20,9 +20,10 @@ from upslope import losses
 from upslope.advantages import Overlong
 from upslope.algorithms import parts, valued
 from upslope.algorithms.valued import Truncated
-from upslope.batch import Batch, Couples, Outputs
+from upslope.batch import Batch, Outputs
 from upslope.chains import whitened
 from upslope.critic import Critic
+from upslope.exploration import Explore
 from upslope.losses import KL, Entropy
 
 CLIPPED = Critic(clip=0.2)
@@ -38,6 +39,7 @@ class PPO:
 
     clip_low: float = 0.2
     clip_high: float = 0.2
+    clip_dual: float = 0.0
     gamma: float = 1.0
     lambda_actor: float = 0.95
     lambda_critic: float = 0.95
@@ -48,20 +50,23 @@ class PPO:
     overlong: Overlong = Overlong()
     entropy: Entropy = Entropy()
     kl: KL = KL()
+    explore: Explore = Explore()
 
-    couples: ClassVar[Couples] = "trajectory"
+    couples = parts.trajectory_couples
     needs, reads, claims = valued.needs, valued.reads, valued.claims
     keep, start, advance = parts.keep_all, valued.start, valued.advance
     learns, report = valued.learns, valued.report
 
     def __post_init__(self) -> None:
+        parts.check_dual(self.clip_dual)
         lambdas = {"lambda_actor": self.lambda_actor, "lambda_critic": self.lambda_critic}
         valued.bounded({"gamma": self.gamma, **lambdas})
 
     def advantages(self, batch: Batch) -> Tensor:
         course = valued.course(self, batch)
         found = course.advantages(self.gamma, self.lambda_actor)
-        return whitened(found, course.counted) if self.scale == "batch" else found
+        found = whitened(found, course.counted) if self.scale == "batch" else found
+        return parts.explored(self, batch, found)
 
     def weights(self, batch: Batch) -> Tensor:
         counted = valued.counted(self, batch)
@@ -70,7 +75,6 @@ class PPO:
     def loss(self, out: Outputs, batch: Batch) -> tuple[Tensor, Mapping[str, Tensor]]:
         old, advantage = parts.filled(batch)
         rho = losses.ratio(out.logprobs, old)
-        loss = losses.clipped(rho, advantage, self.clip_low, self.clip_high)
-        share = losses.clipped_share(rho.detach(), advantage, self.clip_low, self.clip_high)
+        loss, clip = parts.clipped(self, rho, advantage)
         values, seen = valued.value_loss(self, out, batch)
-        return parts.with_penalties(self, loss + values, {"clip/share": share, **seen}, out, batch)
+        return parts.with_penalties(self, loss + values, {**clip, **seen}, out, batch)

@@ -56,8 +56,7 @@ def _reads(self: Valued) -> frozenset[Read]:
 
 def _claims(self: Valued) -> frozenset[Claim]:
     """Values learn from every reply, and a penalty in the loss is no policy gradient."""
-    plain = not (self.kl.in_loss or self.entropy.wanted)
-    return frozenset({"policy_gradient"}) if plain else NO_CLAIMS
+    return NO_CLAIMS if parts.penalised(self) else frozenset({"policy_gradient"})
 
 
 needs, reads, claims = property(_needs), property(_reads), property(_claims)
@@ -115,10 +114,8 @@ def course(self: Valued, batch: Batch) -> Course:
         raise ValueError("advantages of a critic need values filled")
     chains = Chains.of(batch.trained, batch.trajectory, batch.segment)
     row, token = chains.last()
-    rewards = torch.zeros_like(batch.values)
-    rewards[row, token] = batch.reward[row] - self.overlong.penalty(chains.count.float())
-    if self.kl.in_reward:
-        rewards = rewards - parts.kl_paid(self, batch)
+    rewards = chains.at_end(batch.reward) - parts.kl_paid(self, batch)
+    rewards[row, token] -= self.overlong.penalty(chains.count.float())
     values = torch.where(batch.trained, batch.values, 0.0)
     unfinished = batch.truncated[row] & (self.truncated == "bootstrap")
     return Course(chains, rewards, values, unfinished, _counted(self, batch, chains))

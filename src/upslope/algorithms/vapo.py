@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal, final
+from typing import Literal, final
 
 from torch import Tensor
 
@@ -21,9 +21,10 @@ from upslope import losses
 from upslope.advantages import Overlong
 from upslope.algorithms import parts, valued
 from upslope.algorithms.valued import Truncated
-from upslope.batch import Batch, Couples, Outputs
+from upslope.batch import Batch, Outputs
 from upslope.chains import length_adaptive, whitened
 from upslope.critic import Critic
+from upslope.exploration import Explore
 from upslope.losses import KL, Entropy
 
 FIRST = Critic(place="separate", rate=2.0, gate=0.5, pretrain=100)
@@ -39,6 +40,7 @@ class VAPO:
 
     clip_low: float = 0.2
     clip_high: float = 0.28
+    clip_dual: float = 0.0
     gamma: float = 1.0
     alpha: float = 0.05
     lambda_critic: float = 1.0
@@ -49,13 +51,15 @@ class VAPO:
     overlong: Overlong = Overlong()
     entropy: Entropy = Entropy()
     kl: KL = KL()
+    explore: Explore = Explore()
 
-    couples: ClassVar[Couples] = "trajectory"
+    couples = parts.trajectory_couples
     needs, reads, claims = valued.needs, valued.reads, valued.NO_CLAIMS
     keep, start, advance = parts.keep_all, valued.start, valued.advance
     learns, report = valued.learns, valued.report
 
     def __post_init__(self) -> None:
+        parts.check_dual(self.clip_dual)
         valued.bounded({"gamma": self.gamma, "lambda_critic": self.lambda_critic})
         if self.alpha <= 0 or self.imitation < 0:
             raise ValueError("alpha must be above 0, and imitation not negative")
@@ -64,7 +68,8 @@ class VAPO:
         course = valued.course(self, batch)
         decay = length_adaptive(course.chains.count, self.alpha)
         found = course.advantages(self.gamma, decay)
-        return whitened(found, course.counted) if self.scale == "batch" else found
+        found = whitened(found, course.counted) if self.scale == "batch" else found
+        return parts.explored(self, batch, found)
 
     def weights(self, batch: Batch) -> Tensor:
         return losses.token_mean(valued.counted(self, batch))
@@ -72,9 +77,8 @@ class VAPO:
     def loss(self, out: Outputs, batch: Batch) -> tuple[Tensor, Mapping[str, Tensor]]:
         old, advantage = parts.filled(batch)
         rho = losses.ratio(out.logprobs, old)
-        loss = losses.clipped(rho, advantage, self.clip_low, self.clip_high)
-        share = losses.clipped_share(rho.detach(), advantage, self.clip_low, self.clip_high)
+        loss, clip = parts.clipped(self, rho, advantage)
         right = (batch.reward > 0)[:, None]
         loss = loss - self.imitation * right * out.logprobs
         values, seen = valued.value_loss(self, out, batch)
-        return parts.with_penalties(self, loss + values, {"clip/share": share, **seen}, out, batch)
+        return parts.with_penalties(self, loss + values, {**clip, **seen}, out, batch)

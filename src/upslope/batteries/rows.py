@@ -92,6 +92,7 @@ def table(algorithm: Algorithm, order: Tensor | None = None) -> Table:
     batch = replace(batch, old_logprobs=torch.where(batch.trained, old, 0.0))
     if "ref_logprobs" in algorithm.needs:
         batch = replace(batch, ref_logprobs=torch.where(batch.trained, ref, 0.0))
+    batch = replace(batch, entropy=torch.where(batch.trained, entropy, 0.0))
     critic = critic_of(algorithm) or Critic()
     values = torch.rand((*shape, critic.heads, critic.width), generator=draw)
     q = torch.rand((*shape, critic.heads), generator=draw)
@@ -173,7 +174,7 @@ def _group(number: int, rewards: tuple[float | None, ...], draw: np.random.Gener
         reward = Reward(9.0, valid=False, reason="made up") if total is None else Reward(total)
         said = ({"role": "raw", "content": "?"}, {"role": "assistant", "content": "!"})
         plays.append(Trajectory(problem, 0, member, segments, turns, said, reward))
-    return Group(problem, tuple(plays))
+    return Group(problem, tuple(plays), (replace(plays[0], reward=Reward(0.4)),))
 
 
 def _costly(group: Group, costs: frozenset[str]) -> Iterator[Trajectory]:
