@@ -119,6 +119,7 @@ def answers(said: Tensor) -> Batch:
         length=torch.full((n,), 2),
         trajectory=ids,
         group=torch.zeros_like(ids),
+        segment=torch.zeros_like(ids),
         reward=REWARDS[said],
         valid=torch.ones(n, dtype=torch.bool),
         truncated=torch.zeros(n, dtype=torch.bool),
