@@ -75,7 +75,7 @@ TABLE = {
     "demonstrations": "types envs.datasets fields files trajectories numpy",
     "sources": "types chat curriculum demonstrations rollout seeds segments numpy",
     "mixed": "types sources",
-    "provenance": "types components settings",
+    "provenance": "curriculum types components settings",
     "origins": "types chat curriculum mixed provenance rollout sources stages",
     "estimates overlap": "types numpy",
     "offpolicy": "types estimates numpy",

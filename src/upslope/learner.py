@@ -210,8 +210,7 @@ class Learner:
         with torch.set_grad_enabled(learns and torch.is_grad_enabled()):
             seen = predicting(self.policy, part.tokens, part.length, part.trained)
             own, head = head_logprobs(self.policy, seen, part.tokens, part.temperature, spread)
-        work = seen.work + head
-        work = work if learns else replace(work, backward=0.0)
+        work = seen.work + head if learns else replace(seen.work + head, backward=0.0)
         out = Outputs(own[0], own[1] if spread else None)
         if self.critic is not None:
             out, more = self.critic.outputs(out, part, seen)

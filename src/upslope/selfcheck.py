@@ -172,7 +172,10 @@ def prove_gradient(learner: Learner, batch: Batch, algorithm: Algorithm) -> list
     )
     # The same reply with a high and a low reward has no gradient, and noise in place of one.
     uneven = 1 + batch.trajectory[:, None] / len(batch)
-    batch = replace(batch, advantages=algorithm.advantages(batch) * uneven)
+    signal = algorithm.advantages(batch)
+    if not signal.any():  # groups are smaller here than a run's, perhaps too small to compare
+        signal = batch.trained.float()
+    batch = replace(batch, advantages=signal * uneven)
     tally, whole = _gradient(learner, batch, algorithm, budget=2**30)
     seen = tally.metrics()
     off = max(abs(seen["ratio/mean"] - 1), abs(seen["ratio/max"] - 1))

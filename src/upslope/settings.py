@@ -82,6 +82,12 @@ class Rollout(Settings):
     think_window: Annotated[Number, "how many tokens later that may be, at random"] = 0
     interrupt: Annotated[Text, "what a reply is interrupted with; not trained"] = INTERRUPT
 
+    @property
+    def corrects(self) -> bool:
+        """Whether tokens of stale groups are weighed."""
+        weighs = self.correction == "decoupled" or self.importance == "opsm"
+        return bool(self.max_staleness) and weighs
+
 
 class Learner(Settings):
     """How a rollout batch becomes updates."""

@@ -49,13 +49,12 @@ async def train(p: Parts, at: Place) -> Place:
     while not at.stopped:
         with p.ledger.time("decode"):
             groups = await p.source.groups(rollout.problems, at.step, p.algorithm.keep)
-        before = at.step
+        before = at.step  # a roll-back has a version of its own
         at = await learn(p, at, groups) if groups else at.ended("signal")
         at = at.bounded(stop, p.ledger.totals())
         if at.stopped or due(at.step - at.first, evaluation.every):
             at = at.measured(await p.evaluate(at.step), stop)
-        rolled = at.step > before + 1  # a roll-back has a version of its own
-        if at.stopped or rolled or due(at.step, p.stage.checkpoint.every):
+        if at.stopped or at.step > before + 1 or due(at.step, p.stage.checkpoint.every):
             p.checkpoint(at)
     return at
 
@@ -83,8 +82,7 @@ async def learn(p: Parts, at: Place, groups: Sequence[Group]) -> Place:
 def optimise(p: Parts, batch: Batch, step: int) -> Metrics:
     """All updates of one rollout batch: advantages once, then epochs of updates."""
     rollout, learner = p.stage.rollout, p.stage.learner
-    corrects = rollout.correction == "decoupled" or rollout.importance == "opsm"
-    stale = rollout if rollout.max_staleness and corrects else None
+    stale = rollout if rollout.corrects else None
     several = learner.updates * learner.epochs > 1  # a single update's own values are the old ones
     columns: list[Column] = ["old_logprobs"] if several else []
     batch = p.learner.fill(batch, sorted({*columns, *p.algorithm.needs}))

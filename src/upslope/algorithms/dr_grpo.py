@@ -58,7 +58,5 @@ class DrGRPO:
         return losses.constant_length(counted, batch.trajectory, self.length)
 
     def loss(self, out: Outputs, batch: Batch) -> tuple[Tensor, Mapping[str, Tensor]]:
-        old, advantage = parts.filled(batch)
-        rho = losses.ratio(out.logprobs, old)
-        loss, clip = parts.clipped(self, rho, advantage)
+        loss, clip = parts.clipped(self, out, batch)
         return parts.with_penalties(self, loss, clip, out, batch)

@@ -61,7 +61,5 @@ class GRPO:
         return losses.aggregate(self.aggregation, counted, batch.trajectory, batch.group)
 
     def loss(self, out: Outputs, batch: Batch) -> tuple[Tensor, Mapping[str, Tensor]]:
-        old, advantage = parts.filled(batch)
-        rho = losses.ratio(out.logprobs, old)
-        loss, clip = parts.clipped(self, rho, advantage)
+        loss, clip = parts.clipped(self, out, batch)
         return parts.with_penalties(self, loss, clip, out, batch)

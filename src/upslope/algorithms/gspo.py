@@ -61,5 +61,5 @@ class GSPO:
     def loss(self, out: Outputs, batch: Batch) -> tuple[Tensor, Mapping[str, Tensor]]:
         old, advantage = parts.filled(batch)
         rho = losses.sequence_ratio(out.logprobs, old, batch.trained, batch.trajectory)
-        loss, clip = parts.clipped(self, rho, advantage)
+        loss, clip = parts.clipped_at(self, rho, advantage)
         return parts.with_penalties(self, loss, clip, out, batch)

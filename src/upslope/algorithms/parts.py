@@ -20,6 +20,7 @@ from upslope.types import Group, Metrics
 
 # A group without signal counts in the means, leaves them, or is not kept (and another is played).
 ZeroVariance = Literal["count", "drop", "resample"]
+Loss = tuple[Tensor, Mapping[str, Tensor]]
 NO_COLUMNS: frozenset[Column] = frozenset()
 EQUAL: frozenset[Claim] = frozenset({"equal_rewards_no_signal"})
 POLICY_GRADIENT: frozenset[Claim] = frozenset({"policy_gradient", "silent_without_advantage"})
@@ -249,8 +250,14 @@ def with_penalties(
     return loss, seen
 
 
-def clipped(self: Clipped, rho: Tensor, advantage: Tensor) -> tuple[Tensor, Mapping[str, Tensor]]:
-    """PPO's clip of a ratio, and where it stops the gradient."""
+def clipped(self: Clipped, out: Outputs, batch: Batch) -> Loss:
+    """PPO's clip of each token's ratio, and where it stops the gradient."""
+    old, advantage = filled(batch)
+    return clipped_at(self, losses.ratio(out.logprobs, old), advantage)
+
+
+def clipped_at(self: Clipped, rho: Tensor, advantage: Tensor) -> Loss:
+    """The same of given ratios."""
     bounds = self.clip_low, self.clip_high, self.clip_dual
     share = losses.clipped_share(rho.detach(), advantage, *bounds)
     return losses.clipped(rho, advantage, *bounds), {"clip/share": share}

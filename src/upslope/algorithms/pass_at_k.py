@@ -60,7 +60,5 @@ class PassAtK:
         return losses.aggregate(self.aggregation, counted, *ids, self.length)
 
     def loss(self, out: Outputs, batch: Batch) -> tuple[Tensor, Mapping[str, Tensor]]:
-        old, advantage = parts.filled(batch)
-        rho = losses.ratio(out.logprobs, old)
-        loss, clip = parts.clipped(self, rho, advantage)
+        loss, clip = parts.clipped(self, out, batch)
         return parts.with_penalties(self, loss, clip, out, batch)

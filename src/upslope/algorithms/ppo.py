@@ -58,9 +58,8 @@ class PPO:
     learns, report = valued.learns, valued.report
 
     def __post_init__(self) -> None:
-        parts.check_dual(self.clip_dual)
         lambdas = {"lambda_actor": self.lambda_actor, "lambda_critic": self.lambda_critic}
-        valued.bounded({"gamma": self.gamma, **lambdas})
+        valued.refuse(self.clip_dual, {"gamma": self.gamma, **lambdas})
 
     def advantages(self, batch: Batch) -> Tensor:
         course = valued.course(self, batch)
@@ -73,8 +72,6 @@ class PPO:
         return losses.aggregate(self.aggregation, counted, batch.trajectory, batch.group)
 
     def loss(self, out: Outputs, batch: Batch) -> tuple[Tensor, Mapping[str, Tensor]]:
-        old, advantage = parts.filled(batch)
-        rho = losses.ratio(out.logprobs, old)
-        loss, clip = parts.clipped(self, rho, advantage)
+        loss, clip = parts.clipped(self, out, batch)
         values, seen = valued.value_loss(self, out, batch)
         return parts.with_penalties(self, loss + values, {**clip, **seen}, out, batch)

@@ -62,8 +62,9 @@ def _claims(self: Valued) -> frozenset[Claim]:
 needs, reads, claims = property(_needs), property(_reads), property(_claims)
 
 
-def bounded(discounts: Mapping[str, float]) -> None:
-    """ValueError for a discount that is not between 0 and 1."""
+def refuse(dual: float, discounts: Mapping[str, float]) -> None:
+    """ValueError for a discount that is not between 0 and 1, or a dual clip that acts always."""
+    parts.check_dual(dual)
     for name, value in discounts.items():
         if not 0 <= value <= 1:
             raise ValueError(f"{name} must be between 0 and 1, got {value:g}")

@@ -59,8 +59,7 @@ class VAPO:
     learns, report = valued.learns, valued.report
 
     def __post_init__(self) -> None:
-        parts.check_dual(self.clip_dual)
-        valued.bounded({"gamma": self.gamma, "lambda_critic": self.lambda_critic})
+        valued.refuse(self.clip_dual, {"gamma": self.gamma, "lambda_critic": self.lambda_critic})
         if self.alpha <= 0 or self.imitation < 0:
             raise ValueError("alpha must be above 0, and imitation not negative")
 
@@ -75,10 +74,7 @@ class VAPO:
         return losses.token_mean(valued.counted(self, batch))
 
     def loss(self, out: Outputs, batch: Batch) -> tuple[Tensor, Mapping[str, Tensor]]:
-        old, advantage = parts.filled(batch)
-        rho = losses.ratio(out.logprobs, old)
-        loss, clip = parts.clipped(self, rho, advantage)
-        right = (batch.reward > 0)[:, None]
-        loss = loss - self.imitation * right * out.logprobs
+        loss, clip = parts.clipped(self, out, batch)
+        loss = loss - self.imitation * (batch.reward > 0)[:, None] * out.logprobs
         values, seen = valued.value_loss(self, out, batch)
         return parts.with_penalties(self, loss + values, {**clip, **seen}, out, batch)
