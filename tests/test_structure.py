@@ -27,7 +27,7 @@ TABLE = {
     "measures": "types numpy",
     "sentences": "types pydantic pydantic_core annotated_types",
     "components": "types seeds sentences pydantic",
-    "listing": "algorithms batch components presets",
+    "listing": "types batch algorithms components optional presets",
     "alarms": "types recipe runs",
     "rollback": "checkpoints learner models runs",
     "result": "types pydantic",

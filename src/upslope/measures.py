@@ -48,7 +48,7 @@ def surprise(plays: Sequence[Trajectory]) -> Metrics:
     """Mean of -log p of what was sampled, as the engine said: an estimate of the entropy at the
     rollouts' temperature. Nothing of recorded tokens, of which no engine said anything."""
     said = [s.engine_logprobs[s.trained] for t in plays for s in t.segments]
-    known = np.concatenate([row[~np.isnan(row)] for row in said] or [np.zeros(0)])
+    known = np.concatenate([row[~np.isnan(row)] for row in said] or [np.zeros(0, np.float32)])
     return {"entropy/sampled": float(-known.mean())} if len(known) else {}
 
 

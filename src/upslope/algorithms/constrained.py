@@ -1,4 +1,4 @@
-"""Constrained: another algorithm, with costs held to budgets by multipliers.
+"""Constrained: another algorithm, with costs held to budgets by multipliers. arXiv:2310.12773.
 
     A = (A of the reward - sum of multiplier * A of a cost) / (1 + sum of multipliers)
 

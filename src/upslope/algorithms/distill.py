@@ -1,4 +1,5 @@
 """Distill: a larger policy says of each token that the policy sampled how likely it would be there.
+arXiv:2306.13649.
 
     A = strength * (log teacher / sampler, less its mean over the batch) + reward * A of the reward
 

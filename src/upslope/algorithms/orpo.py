@@ -1,5 +1,4 @@
 """ORPO: imitation of the chosen answer, and odds in its favour, without a reference.
-
 arXiv:2403.07691.
 
     loss = -log policy of the chosen answer - beta log sigmoid(log odds ratio)

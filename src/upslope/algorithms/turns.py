@@ -1,4 +1,5 @@
-"""Turns: another algorithm's advantages turn by turn, of what is earned from each turn on.
+"""Turns: another algorithm's advantages turn by turn, of what is earned from each turn on (the
+reward to go of Williams, 1992).
 
     A of a turn = the algorithm's own, with the reward to go in place of the reward
     reward to go = total - what turns before it earned
