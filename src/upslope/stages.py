@@ -195,5 +195,6 @@ def refuse_recorded(one: Built) -> None:
     if "any_policy" not in claims and unscored:
         raise UserError(
             f"algorithm {name} weighs answers by how likely they were, and the recorded play of "
-            f'problem {unscored.problem.id!r} has no "logprobs": give them, or use awr, raft or dpo'
+            f'problem {unscored.problem.id!r} has no "logprobs": give them, use awr, '
+            "raft or dpo, or claim any_policy in an algorithm of your own that does not"
         )
