@@ -21,12 +21,21 @@ from typing import Any
 
 from upslope import presets
 from upslope.algorithms import ALGORITHMS
-from upslope.components import build, default_of, find, required
+from upslope.components import (
+    build,
+    default_of,
+    find,
+    kinds_of,
+    name_of,
+    required,
+    table_of,
+    tables_of,
+)
 from upslope.engines import ENGINES
 from upslope.envs import ENVS
+from upslope.provenance import SOURCES
 from upslope.recipe import describe, settings_count
 from upslope.sentences import expected, shown
-from upslope.stages import RecordedSettings, RolloutsSettings
 from upslope.types import Env, Problem, Reward, Trajectory
 
 FOLDER = Path(__file__).parent
@@ -89,7 +98,17 @@ EXAMPLES = {
     ),
     "prices": Example(4),
     "reasoning_gym": Example(64, settings={"name": "chain_sum"}),
+    "working": Example(40, "ladder:0.6m"),
 }
+# What an algorithm's page sets in its table beside the type.
+MORE = {
+    "constrained": """of = { type = "grpo", scale = "none" }
+
+[algorithm.costs.length]
+budget = 4""",
+    "distill": 'teacher = "runs/larger"',
+}
+ASKED = {"constrained": " costs.length.budget=4", "distill": " teacher=runs/larger"}
 
 
 def pages() -> dict[str, Callable[[], str]]:
@@ -103,7 +122,7 @@ def pages() -> dict[str, Callable[[], str]]:
 def settings() -> str:
     """The recipe's settings, and where those of components are."""
     parts = [HEAD, *_recipe(), "\n## Sources\n\n`[source]`, with `type` one of these."]
-    parts += [*_component("rollouts", RolloutsSettings), *_component("recorded", RecordedSettings)]
+    parts += [line for name, cls in SOURCES.items() for line in _component(name, cls)]
     for title, kinds in (("Algorithms", ALGORITHMS), ("Envs", ENVS)):
         kind = title.lower()
         parts.append(f"\n## {title}\n\n`[{kind[:-1]}]`, with `type` one of these.\n")
@@ -122,10 +141,11 @@ def settings() -> str:
 def algorithm(name: str) -> str:
     """An algorithm's page."""
     cls = find(ALGORITHMS, name, "algorithm")
-    warm = 'source = { type = "recorded" }\n' if name == "sft" else ""
+    warm = 'source = { type = "recorded" }\n' if name in ("ilql", "iql", "sft") else ""
+    more = f"\n{MORE[name]}" if name in MORE else ""
     recipe = f'model = "ladder:0.6m"\n{warm}\n[env]\ntype = "arithmetic"\n\n'
-    recipe += f'[algorithm]\ntype = "{name}"\n\n[learner]\nlr = 3e-4'
-    proved = f"`upslope check {name}` proves its contract: see "
+    recipe += f'[algorithm]\ntype = "{name}"{more}\n\n[learner]\nlr = 3e-4'
+    proved = f"`upslope check {name}{ASKED.get(name, '')}` proves its contract: see "
     proved += "[add-an-algorithm.md](../../add-an-algorithm.md)."
     return _page(name, ALGORITHMS[name], cls, "", recipe, proved)
 
@@ -195,8 +215,22 @@ def _fields(cls: type[Any], prefix: str = "") -> Iterator[tuple[str, str, str]]:
         if dataclasses.is_dataclass(hint) and isinstance(hint, type):
             yield from _fields(hint, f"{prefix}{given.name}.")
             continue
+        if (inside := tables_of(hint)) is not None:
+            yield from _fields(inside, f"{prefix}{given.name}.<name>.")
+            continue
+        if (kinds := kinds_of(hint)) is not None:
+            yield prefix + given.name, "a table with a `type`", _inside(kinds, default_of(given))
+            continue
         default = "required" if required(given) else shown(default_of(given))
         yield prefix + given.name, expected(hint), default
+
+
+def _inside(kinds: Mapping[str, str], made: Any) -> str:
+    """A component as its table: its type, and what differs from that type's own defaults."""
+    plain = table_of(type(made)())
+    own = {key: value for key, value in table_of(made).items() if value != plain.get(key)}
+    settings = {"type": name_of(kinds, made), **own}
+    return "{" + ", ".join(f"{key} = {shown(value)}" for key, value in settings.items()) + "}"
 
 
 def _nested(cls: type[Any]) -> Iterator[tuple[str, str]]:
@@ -204,10 +238,12 @@ def _nested(cls: type[Any]) -> Iterator[tuple[str, str]]:
     for given, hint in _hinted(cls):
         if dataclasses.is_dataclass(hint) and isinstance(hint, type):
             yield given.name, _doc(hint)
+        elif (inside := tables_of(hint)) is not None:
+            yield f"{given.name}.<name>", _doc(inside)
 
 
 def _hinted(cls: type[Any]) -> list[tuple[dataclasses.Field[Any], Any]]:
-    hints: Mapping[str, Any] = typing.get_type_hints(cls)
+    hints: Mapping[str, Any] = typing.get_type_hints(cls, include_extras=True)
     return [(given, hints[given.name]) for given in dataclasses.fields(cls)]
 
 

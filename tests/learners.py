@@ -10,11 +10,12 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from upslope.batch import Batch
-from upslope.learner import Learner, Tally, frozen_copy
+from upslope.learner import Learner, frozen_copy
 from upslope.models.flops import cost_of
 from upslope.models.policy import Policy
 from upslope.settings import Learner as Settings
 from upslope.settings import Rollout
+from upslope.tally import Tally
 
 
 def policy(vocabulary: int = 13, layers: int = 2, seed: int = 0) -> Policy:

@@ -140,6 +140,21 @@ class Digits:
         return [Reward(float(t.text.isdigit())) for t in trajectories]
 
 
+@dataclass(frozen=True)
+class Risky(Digits):
+    """Digits, of which the high ones are a risk."""
+
+    play = single_turn
+
+    async def rewards(
+        self, problem: Problem, trajectories: Sequence[Trajectory]
+    ) -> Sequence[Reward]:
+        return [
+            Reward(float(t.text.isdigit()), costs={"risk": float(t.text in list("56789"))})
+            for t in trajectories
+        ]
+
+
 class Echo:
     """An engine that says "yes" at its ``version``, after letting others run; sees its prompts."""
 

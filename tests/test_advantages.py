@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import combinations
+
 import numpy as np
 import pytest
 import torch
@@ -164,3 +166,47 @@ def test_mixed_groups_are_those_whose_valid_rewards_differ():
     valid = torch.tensor([True] * 7 + [False])
     want = [False, True, False, True, False, False, False, False]
     assert advantages.mixed(rewards, group, valid).tolist() == want
+
+
+def twin_best_of(rewards, k, how):
+    """Over all subsets, one by one."""
+    best = {s: max(rewards[i] for i in s) for s in combinations(range(len(rewards)), k)}
+    values = np.array([*best.values()])
+    own = [np.mean([b for s, b in best.items() if i in s]) for i in range(len(rewards))]
+    if np.ptp(values) == 0:
+        return np.zeros(len(rewards))
+    return (np.array(own) - values.mean()) / (values.std() if how == "group" else 1.0)
+
+
+def test_pass_at_k_golden():
+    """objectives.md 4.9: 2 of 8 right, k = 4."""
+    rewards = torch.tensor([1.0, 0, 0, 0, 1, 0, 0, 0])
+    got = advantages.best_of(rewards, torch.zeros(8).long(), torch.ones(8).bool(), 4, "group")
+    want = torch.where(rewards == 1, 0.522233, -0.174078)
+    torch.testing.assert_close(got, want, atol=1e-6, rtol=0)
+    assert abs(float(got.sum())) < 1e-5
+
+
+@pytest.mark.parametrize("how", ["group", "none"])
+@pytest.mark.parametrize("k", [1, 2, 3, 4])
+def test_best_of_k_is_that_over_all_subsets(k, how):
+    draw = np.random.default_rng(k)
+    several, binary = draw.normal(size=5), (draw.random(6) < 0.4).astype(float)
+    binary[:2] = 0, 1
+    rewards = np.concatenate([several, binary, [9.0]]).astype(np.float32)
+    group = torch.tensor([4] * 5 + [2] * 6 + [4])
+    valid = torch.tensor([True] * 11 + [False])
+    order = torch.randperm(12, generator=torch.Generator().manual_seed(k))
+    args = (torch.from_numpy(rewards)[order], group[order], valid[order])
+    got = advantages.best_of(*args, k, how)[order.argsort()]
+    want = [*twin_best_of(rewards[:5], k, how), *twin_best_of(rewards[5:11], k, how), 0.0]
+    np.testing.assert_allclose(got, want, atol=2e-6)
+
+
+def test_best_of_1_is_the_mean_and_equal_or_few_have_no_signal():
+    rewards, one = torch.tensor([0.1, 0.7, 0.3]), torch.zeros(3).long()
+    valid = torch.ones(3).bool()
+    got = advantages.best_of(rewards, one, valid, 1, "none")
+    torch.testing.assert_close(got, advantages.centred(rewards, one, valid))
+    assert (advantages.best_of(torch.full((3,), 1 / 3), one, valid, 2, "group") == 0).all()
+    assert (advantages.best_of(rewards, one, valid, 3, "group") == 0).all()

@@ -57,7 +57,7 @@ class Undone:
     needs: ClassVar[frozenset[Column]] = parts.NO_COLUMNS
     reads: ClassVar[frozenset[Read]] = frozenset({"logprobs"})
     couples: ClassVar[Couples] = "row"
-    claims: ClassVar[frozenset[Claim]] = frozenset()
+    claims: ClassVar[frozenset[Claim]] = frozenset({"any_policy"})
     keep = parts.keep_all
 
     def start(self) -> State:

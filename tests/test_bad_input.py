@@ -158,6 +158,45 @@ WRONG: Mapping[str, tuple[tuple[str, ...], str]] = {
         "target and step must not be negative",
     ),
     "length of 0": (("algorithm.type=dr_grpo", "algorithm.length=0"), "length must be at least 1"),
+    "sets of k as large as the group": (
+        ("algorithm.type=pass_at_k", "algorithm.k=2"),
+        "rollout.group=2 has no more than one set of algorithm.k=2",
+    ),
+    "a group of 1 with its mean": (
+        ("algorithm.type=reinforce_pp", "algorithm.baseline=group", "rollout.group=1"),
+        "rollout.group=1 leaves reinforce_pp nothing to compare",
+    ),
+    "greedy replies of records": (
+        ('source.type="recorded"', 'algorithm.type="remax"'),
+        "algorithm remax needs a greedy reply to each problem, which recorded data does not have",
+    ),
+    "dual clip at ratio 1": (("algorithm.clip_dual=1.0",), "clip_dual must be above 1, or 0"),
+    "adaptive KL of nothing": (
+        ("algorithm.kl.target=0.1",),
+        "kl.target=0.1 adapts kl.coefficient=0 at kl.rate=0.1: all of these must be above 0",
+    ),
+    "no share held": (("algorithm.explore.share=0.0",), "explore.share must be above 0"),
+    "unknown hold": (("algorithm.explore.hold=all",), 'explore.hold must be one of "nothing"'),
+    "endless dynamic sampling": (
+        ("algorithm.zero_variance=resample", "rollout.tries=0"),
+        "rollout.tries must be a whole number of at least 1",
+    ),
+    "sequences dropped below nothing": (
+        ("rollout.importance=opsm",),
+        'rollout.importance="opsm" drops nothing below rollout.importance_floor=0',
+    ),
+    "window without width": (
+        ("source.type=rollouts", "source.window.low=0.5", "source.window.high=0.5"),
+        "source.window: window.low=0.5 must be below window.high=0.5",
+    ),
+    "nothing but replays": (
+        ("source.type=rollouts", "source.window.replay=1.0"),
+        "window.replay=1 a share below 1",
+    ),
+    "end without heat": (
+        ("source.type=rollouts", "source.heat.end=0.0"),
+        "heat.end=0 must be above 0",
+    ),
     "unknown scale": (("algorithm.scale=all",), 'algorithm.scale must be one of "group", "batch"'),
     "unknown key of a table": (("algorithm.kl.coef=1.0",), "unknown setting algorithm.kl.coef"),
     "no checkpoint kept": (("checkpoint.keep=0",), "checkpoint.keep must be a whole number of at"),

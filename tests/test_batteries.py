@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import pytest
@@ -14,6 +14,7 @@ from upslope.algorithms import ALGORITHMS
 from upslope.algorithms.grpo import GRPO
 from upslope.algorithms.gspo import GSPO
 from upslope.algorithms.reinforce import Reinforce
+from upslope.algorithms.simpo import SimPO
 from upslope.batch import CLAIMS, Batch, Outputs
 from upslope.batteries import check_algorithm
 from upslope.components import build, find
@@ -24,8 +25,19 @@ KLS: list[dict[str, Any]] = [
     {"kl": {"coefficient": 0.1, "kind": "k3"}},
     {"kl": {"coefficient": 0.1, "kind": "k1", "place": "reward"}},
 ]
+FORMS = ["two_hot", "hl_gauss"]
 GROUPED = ["cispo", "dr_grpo", "grpo", "gspo", "rloo"]
-CASES = [(name, kl) for name in ALGORITHMS for kl in KLS if name != "sft" or not kl]
+AROUND: dict[str, dict[str, Any]] = {
+    "constrained": {"costs": {"length": {"budget": 4, "start": 0.5}}},
+    "distill": {"teacher": "larger"},
+    "gigpo": {},
+    "turns": {},
+}
+PENALISED = [
+    n for n in ALGORITHMS if "kl" in {f.name for f in fields(find(ALGORITHMS, n, "algorithm"))}
+]
+ALONE = [name for name in ALGORITHMS if name not in AROUND]
+CASES = [(name, kl) for name in ALONE for kl in KLS if name in PENALISED or not kl]
 CASES += [("rloo", {"aggregation": "constant", "length": 7}), ("sft", {"aggregation": "sequence"})]
 CASES += [("grpo", {"aggregation": "token"}), ("grpo", {"aggregation": "prompt"})]
 CASES += [(name, {"zero_variance": how}) for name in GROUPED for how in ("drop", "resample")]
@@ -39,6 +51,21 @@ CASES += [(name, {"entropy": {"target": 0.5}}) for name in ("cispo", "reinforce"
 CASES += [
     ("grpo", {"kl": {"coefficient": 0.1, "kind": k, "corrected": True}}) for k in ("k1", "k2")
 ]
+CASES += [("ppo", {"critic": {"twin": True}, "truncated": "bootstrap", "scale": "none"})]
+CASES += [("ppo", {"critic": {"form": how}, "entropy": {"target": 0.5}}) for how in FORMS]
+CASES += [("vapo", {"critic": {"clip": 0.1}, "overlong": {"mask": True}, "alpha": 0.5})]
+CASES += [("iql", {"critic": {"conservative": 0.0, "place": "separate"}})]
+RISKS = {"risk": {"budget": 0.1, "multiplier": "pid", "start": 0.5, "derivative": 0.1}}
+RISKS |= {name: {"budget": 1.0, "start": 0.2} for name in ("kl", "turns", "truncated")}
+INSIDE = [{"type": name, **kl} for name in ("gspo", "reinforce") for kl in KLS]
+CASES += [
+    (name, {**own, "of": of}) for name, own in AROUND.items() for of in ({"type": "grpo"}, *INSIDE)
+]
+CASES += [("constrained", {"costs": RISKS, "of": {"type": "gigpo", "of": {"type": "rloo"}}})]
+CASES += [("distill", {"teacher": "larger", "reward": 0.5, "of": {"type": "turns"}})]
+CASES += [("dpo", {"form": "hinge"}), ("dpo", {"form": "robust", "smoothing": 0.1, "margin": 0.3})]
+CASES += [("ipo", {"score": "sum"}), ("raft", {"threshold": 0.1, "top": 1})]
+CASES += [("awr", {"baseline": "batch"}), ("awr", {"baseline": "given", "given": 0.4})]
 CASES += [("grpo", {"scale": "batch"}), ("gspo", {"scale": "none"})]
 CASES += [("cispo", {"scale": "batch"}), ("cispo", {"scale": "none"}), ("reinforce", {"decay": 0})]
 
@@ -228,7 +255,19 @@ class Unfinished:
     keep = start = advance = advantages = weights = None
 
 
+@dataclass(frozen=True)
+class BlindToWhoSampled(GRPO):
+    claims = frozenset({"any_policy"})
+
+
+@dataclass(frozen=True)
+class SplitsPairs(SimPO):
+    couples = "row"
+
+
 FAULTS = [
+    (BlindToWhoSampled(), "whoever gave the answers changes nothing"),
+    (SplitsPairs(), "batch is split"),
     (ByStride(), "with the order of rows"),
     (PerMicroBatch(), "batch is split"),
     (SplitsTrajectories(), "batch is split"),

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
 from records import group, problem
-from upslope.curriculum import Curriculum, order
-from upslope.types import Problem, UserError
+from upslope.curriculum import Curriculum, Heat, Window, order
+from upslope.types import Group, Problem, UserError
 
 LETTERS = [problem(name) for name in "abcdefg"]
 
@@ -75,6 +76,66 @@ def test_it_goes_on_where_it_was() -> None:
         picking.learn(group([1.0, 1.0], id="x1"))
     resumed.load_state(json.loads(json.dumps(begun.state())))
     assert picks(resumed, 30) == picks(whole, 30)
+
+
+def visited(rewards: list[float], id: str, visit: int) -> Group:
+    """A finished group of one visit."""
+    played = group(rewards, id=id)
+    return replace(played, trajectories=tuple(replace(t, visit=visit) for t in played.trajectories))
+
+
+def test_what_is_outside_the_window_rests_and_is_tried_again() -> None:
+    picking = Curriculum(LETTERS, 0, window=Window(0.2, 0.8, rest=2))
+    epochs: list[set[str]] = []
+    for epoch in range(5):
+        outside = {"a": [0.0] * 4, "b": [1.0] * 4, "c": [0.5, 0.5, 0.0, 1.0]}
+        epochs.append(set())
+        while len(epochs[-1]) < (7 if epoch in (0, 3) else 5):
+            name, visit = picks(picking, 1)[0]
+            assert visit == epoch
+            epochs[-1].add(name)
+            picking.learn(visited(outside.get(name, [1.0, 0.0]), name, visit))
+    whole = set("abcdefg")
+    assert epochs == [whole, whole - {"a", "b"}, whole - {"a", "b"}, whole, whole - {"a", "b"}]
+
+
+def test_a_share_of_plays_is_of_what_was_about_half_right() -> None:
+    picking = Curriculum(LETTERS, 0, window=Window(replay=0.5))
+    assert min(visit for _, visit in picks(picking, 7)) == 0  # nothing is known yet
+    picking.learn(visited([1.0, 1.0], "a", 0))
+    picking.learn(visited([0.0, 0.0], "b", 0))
+    picking.learn(visited([1.0, 0.0, 0.0, 0.0, 0.0], "c", 0))  # further from half
+    picking.learn(visited([1.0, 0.0], "d", 0))
+    picking.learn(visited([1.0, 0.0, 0.0], "e", 0))
+    found = picks(picking, 400)
+    again = [pick for pick in found if pick[1] < 0]
+    assert 160 < len(again) < 240
+    counts = Counter(name for name, _ in again)
+    assert counts.keys() == {"d", "e"}
+    assert abs(counts["d"] - counts["e"]) <= 1
+    assert len(set(found)) == 400  # no problem twice with the same visit
+    picking.learn(visited([1.0, 1.0], "d", -1))
+    picking.learn(visited([1.0, 1.0], "e", -1))
+    assert {name for name, visit in picks(picking, 50) if visit < 0} == {"c"}
+
+
+def test_windows_and_replays_go_on_where_they_were() -> None:
+    def fresh() -> Curriculum:
+        return Curriculum(LETTERS, 3, window=Window(0.2, 0.8, 1, 0.3))
+
+    whole, begun, resumed = fresh(), fresh(), fresh()
+    for picking in (whole, begun):
+        for name, visit in picks(picking, 12):
+            right = [1.0] * 4 if name in "ab" else [1.0, 0.0]
+            picking.learn(visited(right, name, visit))
+    resumed.load_state(json.loads(json.dumps(begun.state())))
+    assert picks(resumed, 40) == picks(whole, 40)
+
+
+def test_heat_goes_evenly_and_stays() -> None:
+    heat = Heat(0.5, 4)
+    assert [heat.at(step, 1.0) for step in (0, 1, 4, 9)] == [1.0, 0.875, 0.5, 0.5]
+    assert Heat().at(7, 0.6) == 0.6
 
 
 def test_other_problems_are_refused() -> None:

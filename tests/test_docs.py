@@ -28,6 +28,7 @@ from upslope.cli import app
 from upslope.demonstrations import read_demonstrations
 from upslope.ledger import PHASES
 from upslope.measures import rollout_metrics
+from upslope.models.load import load, save
 from upslope.recipe import Recipe, read
 from upslope.runs import Run
 from upslope.scaling.study import Study
@@ -220,7 +221,8 @@ def test_metrics_page_has_what_runs_write_and_nothing_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    written = names_of(trained()) | names_of(odd(tmp_path)) | set(costly())
+    written = names_of(trained()) | names_of(odd(tmp_path)) | set(costly()) | names_of(judged())
+    written |= names_of(preferred(tmp_path))
     listed = re.findall(r"^\| `(\w+/[^`]+)` \|", TEXTS["docs/metrics.md"], re.M)
     patterns = {name: re.compile(re.sub(r"<\w+>", "[^/]+", name)) for name in listed}
     unlisted = [n for n in written if not any(p.fullmatch(n) for p in patterns.values())]
@@ -234,12 +236,34 @@ def test_metrics_page_has_every_phase() -> None:
 
 
 def trained() -> Run:
-    """SFT, then stale GRPO of two envs with all penalties: they write what a run usually does."""
+    """SFT, then stale GRPO of two envs with all penalties, a teacher and a budget: they write what
+    a run usually does."""
     penalties = {"kl": {"coefficient": 0.1}, "entropy": {"coefficient": 0.01}}
-    rl = {"name": "rl", "algorithm": {"type": "grpo", **penalties}}
+    grpo = {"type": "grpo", **penalties}
+    told = {"type": "distill", "teacher": "teacher", "reward": 1.0, "of": grpo}
+    held = {"type": "constrained", "costs": {"length": {"budget": 2}}, "of": told}
+    save(load("ladder:0.1m"), Path("teacher"))
+    rl = {"name": "rl", "algorithm": held}
     rl |= {"rollout": {"max_staleness": 1}, "source": {"type": "rollouts", "retire": 0.9}}
     envs = [{"type": "arithmetic", "digits": n, "label": f"of-{n}"} for n in (1, 2)]
     return upslope.train({**SMALL, "env": envs, "stage": [WARM, rl]})
+
+
+def judged() -> Run:
+    """PPO and then ILQL: what critics say."""
+    rl = {"name": "rl", "algorithm": {"type": "ppo"}}
+    logs = {**WARM, "algorithm": {"type": "ilql", "gamma": 0.9}}
+    return upslope.train({**SMALL, "env": {"type": "arithmetic"}, "stage": [rl, logs]})
+
+
+def preferred(folder: Path) -> Run:
+    """DPO of pairs, then KTO of a mix: what preferences add."""
+    pairs = folder / "some_pairs.jsonl"
+    pairs.write_text('{"prompt": "1+1=", "chosen": "2", "rejected": "3"}\n', encoding="utf-8")
+    source = {"type": "recorded", "path": str(pairs)}
+    dpo = {"name": "dpo", "algorithm": {"type": "dpo"}, "source": source}
+    kto = {"name": "kto", "algorithm": {"type": "kto"}, "source": {"type": "mixed"}}
+    return upslope.train({**SMALL, "env": {"type": "arithmetic"}, "stage": [dpo, kto]})
 
 
 def odd(folder: Path) -> Run:

@@ -13,11 +13,12 @@ from upslope.components import build, find
 from upslope.envs import ENVS
 from upslope.envs import reasoning_gym as module
 from upslope.envs.reasoning_gym import ASKED, ReasoningGym, score
+from upslope.names import env_of
 from upslope.recipe import dump, read
 from upslope.rewards.workers import Outcome, Workers
 from upslope.seeds import split_of
 from upslope.settings import Component
-from upslope.stages import built, env_of
+from upslope.stages import built
 from upslope.types import Problem, Split, UserError
 
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")

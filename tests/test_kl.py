@@ -97,6 +97,52 @@ def test_plain_kl_off_policy_descends_neither():
     torch.testing.assert_close(table.gradient(held), forward, atol=1e-12, rtol=0)
 
 
+def test_off_policy_each_form_has_the_gradient_that_is_said_of_it():
+    """What goes through rho and what must not (reference, objectives 4.4)."""
+    table = Softmax()
+    old = table.other()
+    reverse = table.gradient(table.reverse())
+
+    def expected(kind: losses.KLKind, *, through: bool, held: bool = False) -> torch.Tensor:
+        rho = (table.logp - old).exp()
+        each = losses.kl(table.logp[None], table.ref[None], kind)[0]
+        rho, each = rho if through else rho.detach(), each.detach() if held else each
+        return table.gradient((old.exp() * rho * each).sum())
+
+    assert expected("k1", through=False).abs().max() < 1e-15  # k1 as a loss, off-policy too
+    in_reward = expected("k1", through=True, held=True)
+    torch.testing.assert_close(in_reward, reverse, atol=1e-12, rtol=0)
+    torch.testing.assert_close(expected("k2", through=False), reverse, atol=1e-12, rtol=0)
+    assert (expected("k2", through=True) - reverse).norm() > 0.1 * reverse.norm()
+
+
+def test_k3_with_the_gradient_of_k2_has_both_virtues():
+    """Straight through: the value that is never negative, the gradient of KL(pi || ref)."""
+    table = Softmax()
+    k2, k3 = (losses.kl(table.logp[None], table.ref[None], kind)[0] for kind in ("k2", "k3"))
+    value = table.logp.exp().detach() @ (k3.detach() + k2 - k2.detach())
+    assert value.item() == pytest.approx(table.reverse().item(), abs=1e-12)
+    want = table.gradient(table.reverse())
+    torch.testing.assert_close(table.gradient(value), want, atol=1e-12, rtol=0)
+
+
+def test_an_adaptive_coefficient_by_hand():
+    """arXiv:1909.08593: errors are clipped at 0.2 and weigh 0.1."""
+    penalty = losses.KL(0.2, "k1", "reward", target=0.1)
+    state = penalty.start()
+    assert (state, penalty.paid(state), penalty.paid(None)) == ({"kl": 0.2}, 0.2, 0.2)
+    for seen, factor in ((0.11, 1.01), (5.0, 1.02), (0.05, 0.98), (-1.0, 0.98), (0.1, 1.0)):
+        after = penalty.advance(state, {"kl/reference": seen})
+        assert after["kl"] == pytest.approx(state["kl"] * factor)
+        state = after
+    assert penalty.advance(state, {}) == state
+    fixed = losses.KL(0.2, "k1", "reward")
+    assert fixed.advance(fixed.start(), {"kl/reference": 9.0}) == {}
+    for wrong in ({"target": 0.1}, {"coefficient": 0.1, "rate": -1.0}):
+        with pytest.raises(ValueError, match="all of these must be above 0"):
+            losses.KL(**wrong)
+
+
 def test_k1_in_the_reward_descends_kl_of_policy_to_reference():
     table = Softmax()
     reward = -losses.kl(table.logp.detach()[None], table.ref[None], "k1")

@@ -12,6 +12,7 @@ from test_logprobs import SMALL, rows
 from upslope.models import layers, logprobs
 from upslope.models.flops import activation_bytes, cost_of
 from upslope.models.load import adapted
+from upslope.models.packing import pack
 from upslope.models.policy import Policy
 
 BIASED = {"attention_bias": True, "mlp_bias": True}
@@ -173,7 +174,7 @@ def test_activations_take_what_is_said_of_them(lean: bool) -> None:
         "needed": torch.arange(156).expand(4, -1) >= 155,
         "temperature": torch.ones(4, 156),
     }
-    count = len(logprobs.pack(tokens, batch["length"]).tokens)
+    count = len(pack(tokens, batch["length"]).tokens)
     each = activation_bytes(config, lean=lean)
     assert kept(policy, batch) == pytest.approx(count * each, rel=0.1)
     assert activation_bytes(config, lean=True) < 0.6 * activation_bytes(config)

@@ -19,6 +19,7 @@ from transformers import (
 from counting import counter
 from upslope.models import attention, logprobs
 from upslope.models.flops import cost_of
+from upslope.models.packing import pack
 from upslope.models.policy import Policy, checksum
 
 SMALL = {
@@ -122,7 +123,7 @@ def test_values_and_gradients_equal_full_logits(kind, share, monkeypatch):
 
 def test_a_shared_prompt_is_computed_once():
     batch = rows()
-    packed = logprobs.pack(batch["tokens"], batch["length"])
+    packed = pack(batch["tokens"], batch["length"])
     # Group of three: 5 shared, then 6 + 1 + 0 that predict; of two: 7 + 1 + 4; alone: 7.
     assert len(packed.tokens) == (5 + 6 + 1 + 0) + (7 + 1 + 4) + 7
     assert (packed.positions[packed.state_of[2, 1:6]] == torch.arange(5)).all()
@@ -146,7 +147,7 @@ def branching(generator: torch.Generator, count: int, width: int) -> tuple[list,
 @pytest.mark.parametrize("seed", range(8))
 def test_every_state_is_that_of_its_rows_beginning_and_there_once(seed):
     said, tokens = branching(torch.Generator().manual_seed(seed), 3 + 5 * seed, 12)
-    packed = logprobs.pack(tokens, torch.tensor([len(row) for row in said]))
+    packed = pack(tokens, torch.tensor([len(row) for row in said]))
     seen: dict[int, tuple[int, ...]] = {}
     for row, states in zip(said, packed.state_of.tolist(), strict=True):
         for k, state in enumerate(states):
@@ -171,7 +172,7 @@ def test_a_tree_of_turns_has_the_numbers_of_its_rows_apart(kind, share, monkeypa
         batch = {"tokens": tokens, "length": length, "needed": needed}
         batch["temperature"] = torch.ones(tokens.shape)
         if not seed:
-            assert len(logprobs.pack(tokens, length).layout.blocks) > 2
+            assert len(pack(tokens, length).layout.blocks) > 2
         policy.model.set_attn_implementation(attention.NAME)
         got, entropy, _ = logprobs.token_logprobs(policy, **batch, entropy=True)
         assert_equal_to_reference(policy, batch, got, entropy)

@@ -29,6 +29,8 @@ Where the two differ on purpose:
 - TRL's RLOO clips the ratio of whole sequences and reports -A * ratio; Upslope weighs tokens and
   reports -A log p. The gradients are equal where the ratio is 1, with "constant" and length 1.
 - Upslope clamps log-ratios to +-20.
+- KTO's baseline: TRL takes other problems' answers, Upslope the batch's own; the rest is compared
+  at TRL's.
 """
 
 from __future__ import annotations
@@ -36,6 +38,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -44,11 +47,14 @@ import torch
 from torch import Tensor
 
 import small_policies
-from upslope import advantages
+from upslope import advantages, pairwise
 from upslope.algorithms.cispo import CISPO
+from upslope.algorithms.dpo import DPO
 from upslope.algorithms.dr_grpo import DrGRPO
 from upslope.algorithms.grpo import GRPO
 from upslope.algorithms.gspo import GSPO
+from upslope.algorithms.ipo import IPO
+from upslope.algorithms.kto import KTO
 from upslope.algorithms.rloo import RLOO
 from upslope.algorithms.sft import SFT
 from upslope.batch import Algorithm, Batch
@@ -395,3 +401,102 @@ def test_sft_equals_trl(folder: Path, moved: Policy) -> None:
     batch = batch_of(rows, [1.0] * len(rows))
     batch = replace(batch, temperature=torch.ones_like(batch.temperature))
     assert_equal(ours(moved, batch, SFT()), theirs(trainer, columns, trainer.compute_loss))
+
+
+PAIRS = [("ab c", "d ef", "gh"), ("gh. de", "a b c d.", "ab"), ("h", "abc", "c d e f")]
+DPO_CASES = {
+    "sigmoid": (DPO(beta=0.3), {"loss_type": ["sigmoid"], "beta": 0.3}),
+    "smoothed": (
+        DPO(beta=0.3, form="robust", smoothing=0.2),
+        {"loss_type": ["robust"], "beta": 0.3, "label_smoothing": 0.2},
+    ),
+    "hinge": (DPO(beta=0.3, form="hinge"), {"loss_type": ["hinge"], "beta": 0.3}),
+    "mean": (DPO(beta=2.0, score="mean"), {"loss_type": ["sigmoid_norm"], "beta": 2.0}),
+    "ipo": (IPO(beta=0.5), {"loss_type": ["ipo"], "beta": 0.5}),
+}
+
+
+def told(columns: Mapping[str, Tensor], rewards: Sequence[float], size: int) -> Batch:
+    """TRL's rows, of which ``size`` apart belong to one problem, at temperature 1."""
+    masks = columns["attention_mask"].bool(), columns["completion_mask"].bool()
+    rows: list[Row] = []
+    for ids, real, said in zip(columns["input_ids"], *masks, strict=True):
+        rows.append((ids[real & ~said].tolist(), ids[said].tolist()))
+    groups = []
+    problems = len(rows) // size
+    for at in range(problems):
+        problem = Problem(str(at), prompt="as TRL tokenised it")
+        members = range(at, len(rows), problems)
+        played = [trajectory(problem, rows[m], i, rewards[m]) for i, m in enumerate(members)]
+        groups.append(Group(problem, tuple(played)))
+    batch = Batch.of(groups)
+    return replace(batch, temperature=torch.ones_like(batch.temperature))
+
+
+@pytest.mark.parametrize("case", DPO_CASES)
+def test_dpo_and_ipo_equal_trl(folder: Path, moved: Policy, case: str) -> None:
+    import trl
+
+    algorithm, given = DPO_CASES[case]
+    names = ("prompt", "chosen", "rejected")
+    trainer = trl.DPOTrainer(
+        model=str(folder / "model"),
+        args=trl.DPOConfig(**settings(folder), **given, model_init_kwargs={"dtype": "float32"}),
+        train_dataset=datasets.Dataset.from_list(
+            [dict(zip(names, pair, strict=True)) for pair in PAIRS]
+        ),
+    )
+    trainer.model.load_state_dict(moved.model.state_dict())
+    trainer.model.train()
+    columns = trainer.data_collator(list(trainer.train_dataset))
+    batch = told(columns, [1.0] * len(PAIRS) + [0.0] * len(PAIRS), 2)
+    batch = learner_of(moved).fill(batch, ["ref_logprobs"])
+    batch = replace(batch, advantages=algorithm.advantages(batch))
+    expected = theirs(trainer, columns, lambda model, inputs: trainer.compute_loss(model, inputs))
+    assert_equal(ours(moved, batch, algorithm), expected)
+
+
+def test_kto_equals_trl_at_its_own_baseline(folder: Path, moved: Policy) -> None:
+    import trl
+
+    algorithm = KTO(beta=0.3, good=1.0, bad=1.5)
+    labels = [True, False, False, True]
+    said = [("ab c", "d ef"), ("gh. de", "a b c d."), ("h", "abc"), ("ab c", "gh")]
+    rows = zip(said, labels, strict=True)
+    data = [{"prompt": p, "completion": c, "label": label} for (p, c), label in rows]
+    given = {"beta": 0.3, "desirable_weight": 1.0, "undesirable_weight": 1.5}
+    trainer = trl.KTOTrainer(
+        model=str(folder / "model"),
+        args=trl.KTOConfig(
+            **settings(folder),
+            **given,
+            model_init_kwargs={"dtype": "float32"},
+        ),
+        train_dataset=datasets.Dataset.from_list(data),
+    )
+    trainer.model.load_state_dict(moved.model.state_dict())
+    trainer.model.train()
+    columns = trainer.data_collator(list(trainer.train_dataset))
+    expected = theirs(trainer, columns, lambda model, inputs: trainer.compute_loss(model, inputs))
+    z = trainer._metrics["train"]["kl"][-1]
+    batch = told(columns, [float(label) for label in columns["label"]], 1)
+    batch = learner_of(moved).fill(batch, sorted(algorithm.needs))
+    batch = replace(batch, advantages=torch.where(batch.trained, z, 0.0))
+    assert_equal(ours(moved, batch, algorithm), expected)
+
+
+def test_simpo_and_orpo_equal_trls_functions() -> None:
+    from trl.experimental.cpo import CPOTrainer
+    from trl.experimental.orpo import ORPOTrainer
+
+    draw = torch.Generator().manual_seed(0)
+    chosen, rejected = (-2 * torch.rand(8, generator=draw) for _ in range(2))
+    machine = SimpleNamespace(device="cpu")
+    simpo = SimpleNamespace(loss_type="simpo", beta=2.0, simpo_gamma=0.5, label_smoothing=0.0)
+    simpo.alpha, simpo.accelerator = 0.0, machine
+    expected, _, _ = CPOTrainer.cpo_loss(simpo, chosen, rejected)
+    torch.testing.assert_close(pairwise.simpo(chosen, rejected, 2.0, 0.5), expected)
+    orpo = SimpleNamespace(beta=0.7, accelerator=machine)
+    odds, *_ = ORPOTrainer.odds_ratio_loss(orpo, chosen, rejected)
+    found = pairwise.orpo(chosen, rejected, 0.7) + chosen
+    torch.testing.assert_close(found, -odds, rtol=1e-5, atol=1e-6)

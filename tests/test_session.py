@@ -70,7 +70,7 @@ def test_the_demonstrations_are_the_envs(made: Session) -> None:
     source = made.source(made.stages[0])
     assert isinstance(source, Recorded)
     shown = list(Arithmetic(digits=1, wrong=0.5).demonstrations("train"))
-    assert [(d.problem, d.reply) for d in source.demonstrations] == shown
+    assert [(d.problem, d.reply) for (d,) in source.sets] == shown
     wrong = [problem for problem, reply in shown if reply != problem.solution]
     assert 0 < len(wrong) < len(shown)
 

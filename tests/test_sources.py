@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from plays import Dialogue, Echo, asked, chatml
-from upslope.curriculum import Curriculum
+from upslope.curriculum import Curriculum, Heat
 from upslope.demonstrations import Demonstration, read_demonstrations
 from upslope.rollout import Player
 from upslope.sources import Recorded, Rollouts
@@ -44,6 +44,25 @@ async def update() -> None:
 
 def visited(groups: Sequence[Group]) -> list[tuple[str, int]]:
     return [(g.problem.id, g.trajectories[0].visit) for g in groups]
+
+
+def test_the_temperature_goes_its_way_over_steps_and_on_from_there() -> None:
+    async def temperatures(source: Rollouts, steps: int) -> list[float]:
+        found = []
+        for _ in range(steps):
+            (one,) = await source.groups(1, 0, everything)
+            found.append(one.trajectories[0].turns[0].temperature)
+        return found
+
+    def fresh() -> Rollouts:
+        source, _ = rollouts()
+        source.heat = Heat(0.5, 4)
+        return source
+
+    source, later = fresh(), fresh()
+    assert asyncio.run(temperatures(source, 3)) == [1.0, 0.875, 0.75]
+    later.load_state(json.loads(json.dumps(source.state())))
+    assert asyncio.run(temperatures(later, 3)) == [0.625, 0.5, 0.5]
 
 
 def played(steps: int, n: int = 7, seed: int = 0) -> list[tuple[str, int]]:

@@ -27,6 +27,9 @@ TABLE = {
     "measures": "types numpy",
     "sentences": "types pydantic pydantic_core annotated_types",
     "components": "types seeds sentences pydantic",
+    "listing": "types batch algorithms components optional presets",
+    "alarms": "types recipe runs",
+    "rollback": "checkpoints learner models runs",
     "result": "types pydantic",
     "environment": "machine",
     "files": "types numpy",
@@ -35,11 +38,19 @@ TABLE = {
     "presets": "types overrides sentences",
     "recipe": "types overrides presets sentences settings pydantic tomli_w",
     "chat": "types transformers",
-    "advantages losses": "torch jaxtyping",
-    "batch": "types torch jaxtyping numpy",
+    "advantages chains credit losses pairwise": "torch jaxtyping",
+    "exploration": "losses torch jaxtyping",
+    "importance": "batch losses settings torch",
+    "constraints": "",
+    "critic": "types torch jaxtyping",
+    "alike": "torch jaxtyping numpy",
+    "turns": "types numpy",
+    "batch": "types alike turns torch jaxtyping numpy",
+    "optional": "types batch critic",
+    "costs": "types batch constraints losses turns optional torch",
     "snapshots": "types huggingface_hub",
-    "models": "types batch files seeds snapshots models torch transformers jaxtyping numpy "
-    "tokenizers safetensors huggingface_hub gguf filelock peft?",
+    "models": "types alike batch critic optional files seeds snapshots models torch transformers "
+    "jaxtyping numpy tokenizers safetensors huggingface_hub gguf filelock peft?",
     "engines.scripted": "types numpy transformers?",
     "engines.wire": "types",
     "engines": "types engines machine models torch transformers jaxtyping numpy",
@@ -50,37 +61,47 @@ TABLE = {
     "envs.datasets": "types snapshots? pyarrow?",
     "envs.mathematics": "types seeds rewards envs.episodes envs.datasets",
     "envs.reasoning_gym": "types seeds rewards envs.episodes reasoning_gym?",
-    "algorithms": "types batch advantages losses algorithms.parts torch",
+    "algorithms": "types batch advantages chains constraints costs credit critic exploration "
+    "losses pairwise turns optional algorithms torch",
+    "tally": "types batch losses torch",
     "steps": "settings",
     "sinks": "types torch? wandb? trackio?",
-    "learner": "types batch losses settings steps models torch",
+    "learner": "types batch importance losses optional settings steps tally models torch",
     "grading": "types",
     "segments": "types numpy",
     "rollout": "types chat envs.episodes grading seeds segments settings",
     "curriculum": "types seeds numpy",
-    "demonstrations": "types envs.datasets",
-    "sources": "types chat curriculum demonstrations rollout seeds numpy",
+    "fields": "types numpy",
+    "demonstrations": "types envs.datasets fields files trajectories numpy",
+    "sources": "types chat curriculum demonstrations rollout seeds segments numpy",
+    "mixed": "types sources",
+    "provenance": "curriculum types components settings",
+    "origins": "types chat curriculum mixed provenance rollout sources stages",
     "estimates overlap": "types numpy",
+    "offpolicy": "types estimates numpy",
     "evaluate": "types estimates rollout numpy",
-    "selfcheck": "types batch chat grading overlap sources learner models numpy torch",
+    "scorers": "types batch optional learner models runs",
+    "selfcheck": "types batch chat costs grading overlap sources learner tally models numpy torch",
     "sync": "types ledger learner models",
     "checkpoints": "types batch learner ledger models result settings pydantic torch",
     "threads": "types machine torch",
     "devices": "machine torch",
-    "train": "types batch checkpoints learner ledger measures recipe result runs seeds "
+    "train": "types batch optional checkpoints learner ledger measures recipe result runs seeds "
     "trajectories",
     "assessment": "types checkpoints evaluate ledger measures models recipe result rollout runs "
     "trajectories",
-    "batteries": "types batch grading learner measures rollout selfcheck components recipe models "
-    "batteries torch numpy",
+    "batteries": "types batch critic optional grading learner tally measures rollout selfcheck "
+    "components recipe models batteries torch numpy",
     "progress": "types recipe rich",
-    "stages": "types batch algorithms components engines envs overrides recipe settings sinks",
-    "session": "types assessment chat checkpoints components curriculum demonstrations "
-    "devices engines engines.apart engines.local learner ledger machine models recipe result "
-    "rollout runs sources stages sync threads train torch",
-    "launch": "types batch checkpoints curve learner machine models recipe result runs scaling "
-    "selfcheck session sinks stages train",
-    "resume": "types checkpoints environment launch recipe runs session",
+    "names": "types batch algorithms components engines envs overrides settings",
+    "stages": "types batch algorithms critic optional demonstrations envs names provenance recipe "
+    "settings sinks",
+    "session": "types assessment optional chat checkpoints devices engines engines.apart "
+    "engines.local learner ledger machine models names origins provenance recipe result rollback "
+    "rollout runs scorers stages sync threads train torch",
+    "launch": "types alarms batch optional checkpoints curve learner machine models recipe result "
+    "runs scaling selfcheck session sinks stages train",
+    "resume": "types alarms checkpoints environment launch recipe runs session",
     "summary": "result runs",
     "scaling": "types recipe runs ledger scaling numpy scipy",
     "scaling.study": "types files recipe runs scaling sentences settings pydantic",
@@ -88,18 +109,19 @@ TABLE = {
     "scaling.allocate": "types files recipe scaling numpy",
     "scaling.report": "types estimates files machine scaling numpy scipy",
     "scaling.picture": "curve scaling numpy",
-    "sizes": "engines.apart session stages",
+    "sizes": "optional engines.apart models session stages",
     "accelerators": "sizes",
     "pace": "types checkpoints envs.episodes recipe runs session settings stages train",
     "plan": "types accelerators models pace session sizes torch",
-    "trial exam": "* !plan !pace !progress !cli",
+    "trial exam hindsight": "* !plan !pace !progress !cli",
     "slope": "scaling typer",
     "cli": "*",
     "": "launch? machine? recipe? resume? runs?",
 }
 # Lines of a file and of a function. ``types`` has every noun; ``parts`` is not an algorithm.
 LIMIT, LONGEST, ALGORITHM = 300, 60, 80
-LIMITS = {"train": 100, "types": 350, "algorithms.parts": 190}
+LIMITS = {"train": 100, "types": 350, "algorithms.parts": 270, "algorithms.quality": 120}
+LIMITS |= {"algorithms.valued": 190, "algorithms.pairs": 130}
 FORBIDDEN = {"utils", "util", "base", "core", "common", "helpers"}
 # The code of others is looked at from outside: a config's optional keys, torch's types by name.
 ATTRIBUTES = {

@@ -6,7 +6,9 @@ rewards, has nothing to compare and gets exactly 0 (verl gives a lone member its
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from math import comb
 from typing import Literal
 
 import torch
@@ -90,9 +92,58 @@ class Overlong:
         return ((length - self.limit) / self.cache + 1).clamp(0, 1)
 
 
-def less_baseline(rewards: Values, valid: Valid, baseline: float) -> Values:
+def best_of(
+    rewards: Values, group: Ids, valid: Valid, k: int, how: Literal["group", "none"]
+) -> Values:
+    """The mean over subsets of k members with this one of their best reward, less that over all.
+
+    ``how`` "group" divides by the std of the subsets' best. Pass@k training in its analytic form
+    (arXiv:2508.10751); without the std n / k - 1 times an unbiased gradient of pass@k. A group of
+    at most k valid members has nothing to compare.
+    """
+    out = torch.zeros_like(rewards)
+    for each in torch.unique(group):
+        rows = ((group == each) & valid).nonzero()[:, 0]
+        if len(rows) > k:
+            rows = rows[rewards[rows].argsort(stable=True)]
+            found, std = _best_of(rewards[rows].double(), k)
+            out[rows] = (found / std if how == "group" else found).to(out.dtype)
+    return out
+
+
+def less_baseline(rewards: Values, valid: Valid, baseline: float | Values) -> Values:
     """r - b for a baseline known before the rewards were. REINFORCE."""
     return torch.where(valid, rewards - baseline, 0.0)
+
+
+def exponential(away: Values, beta: float, most: float) -> Values:
+    """exp(A / beta), at most ``most``: the weights of AWR, arXiv:1910.00177."""
+    # Bounded before the exponential, which would overflow.
+    return (away / beta).clamp(max=math.log(most)).exp().clamp(max=most)
+
+
+def among_best(top: int, rewards: Values, group: Ids, valid: Valid) -> Valid:
+    """Whether fewer than ``top`` valid members of its group earned more than it did."""
+    above = (group[:, None] == group) & valid & (rewards > rewards[:, None])
+    return valid & (above.sum(1) < top)
+
+
+def _best_of(rewards: Values, k: int) -> tuple[Values, Tensor]:
+    """``best_of`` of one group from its lowest reward up, and the std of the subsets' best."""
+    n, above = len(rewards), rewards - rewards[0]
+    best = rewards.new_tensor([comb(j, k - 1) / comb(n, k) for j in range(n)])
+    mean = (best * above).sum()
+    with_it = comb(n - 1, k - 1)
+    own = rewards.new_tensor([comb(j, k - 1) / with_it for j in range(n)])
+    later = rewards.new_tensor(
+        [comb(j - 1, k - 2) / with_it if j and k > 1 else 0 for j in range(n)]
+    )
+    beyond = (later * above).flip(0).cumsum(0).flip(0) - later * above
+    std = (best * (above - mean) ** 2).sum().sqrt()
+    away = own * above + beyond - mean
+    # Where every subset has the same best, rounding is all that is left of both.
+    silent = std <= 1e-12 * above[-1]
+    return torch.where(silent, 0.0, away), torch.where(silent, 1.0, std)
 
 
 def _means(values: Values, group: Ids, valid: Valid) -> tuple[Tensor, Tensor, Tensor]:

@@ -7,19 +7,23 @@ split, order or padding of rows means the same thing. Aggregation is data: ``wei
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from upslope.types import Group, Metrics, Segment, Trajectory, Turn, graded
+from upslope import turns
+from upslope.alike import packed_tokens, shared_prefix
+from upslope.turns import Row
+from upslope.types import NOTHING, Group, Metrics, graded
 
-Column = Literal["old_logprobs", "ref_logprobs"]
-Read = Literal["logprobs", "entropy"]
+Column = Literal[
+    "old_logprobs", "ref_logprobs", "teacher_logprobs", "entropy", "values", "q", "greedy"
+]
+Read = Literal["logprobs", "entropy", "values", "q"]
 Couples = Literal["row", "trajectory", "group"]
 State = Mapping[str, float]
 
@@ -29,6 +33,12 @@ class Batch:
     """Columns [row token], right-padded, and [row]. Optional columns are None until filled.
 
     ``old_logprobs`` None in an update means: the live values, detached (ratio exactly 1).
+    ``segment`` orders the rows of a trajectory. ``turn``, ``earned`` and ``anchor`` are those of
+    ``turns``; what ``earned`` leaves of the reward is earned at the end. ``costs``: [row] by the
+    name that a reward gives it. ``bare``: nothing may be taken off ``reward``, which is a cost's.
+    ``values`` are of the states that tokens were chosen in, ``q`` of choosing them there.
+    ``greedy`` is what a greedy reply to the row's problem earned, NaN where that could not be
+    graded; it comes with the groups.
     """
 
     tokens: Int[Tensor, "row token"]
@@ -39,11 +49,22 @@ class Batch:
     length: Int[Tensor, " row"]
     trajectory: Int[Tensor, " row"]
     group: Int[Tensor, " row"]
+    segment: Int[Tensor, " row"]
     reward: Float[Tensor, " row"]
     valid: Bool[Tensor, " row"]
     truncated: Bool[Tensor, " row"]
+    turn: Int[Tensor, "row token"]
+    earned: Float[Tensor, "row token"] | None = None
+    anchor: Int[Tensor, "row token"] | None = None
+    costs: Mapping[str, Float[Tensor, " row"]] = field(default_factory=lambda: NOTHING)
+    bare: bool = False
     old_logprobs: Float[Tensor, "row token"] | None = None
     ref_logprobs: Float[Tensor, "row token"] | None = None
+    teacher_logprobs: Float[Tensor, "row token"] | None = None
+    entropy: Float[Tensor, "row token"] | None = None
+    values: Float[Tensor, "row token"] | None = None
+    q: Float[Tensor, "row token"] | None = None
+    greedy: Float[Tensor, " row"] | None = None
     advantages: Float[Tensor, "row token"] | None = None
     weights: Float[Tensor, "row token"] | None = None
     state: State | None = None
@@ -54,38 +75,48 @@ class Batch:
     @staticmethod
     def of(groups: Sequence[Group], state: State | None = None) -> Batch:
         """One row for each segment that has a trained token; trajectories and groups get ids."""
-        rows: list[tuple[Segment, list[Turn], int, int, Trajectory]] = []
         played = [(g, t) for g, group in enumerate(groups) for t in group.trajectories]
-        for number, (g, trajectory) in enumerate(played):
-            for s, segment in enumerate(trajectory.segments):
-                if np.count_nonzero(segment.trained):
-                    turns = [t for t in trajectory.turns if t.segment == s]
-                    rows.append((segment, turns, number, g, trajectory))
+        rows = [
+            Row(trajectory, s, number, g)
+            for number, (g, trajectory) in enumerate(played)
+            for s, segment in enumerate(trajectory.segments)
+            if np.count_nonzero(segment.trained)
+        ]
         if not rows:
             raise ValueError("a batch needs at least one row with a trained token")
-        width = max(len(row[0].tokens) for row in rows)
-        segments = [row[0] for row in rows]
-        temperature = np.ones((len(rows), width), dtype=np.float32)
-        for i, (_, turns, _, _, _) in enumerate(rows):
-            for turn in turns:
-                # Greedy tokens are scored at temperature 1: at 0 log-probabilities are 0 or -inf.
-                temperature[i, turn.start : turn.stop] = turn.temperature or 1.0
-        rewards = [graded(row[4]) for row in rows]
+        segments = [row.trajectory.segments[row.segment] for row in rows]
+        width = max(len(s.tokens) for s in segments)
+        rewards = [graded(row.trajectory) for row in rows]
+        cold = [graded(group.greedy[0]) if group.greedy else None for group in groups]
+        greedy = [cold[row.group] for row in rows]
         # An invalid trajectory keeps its row, for the record, without a token that counts.
-        trained = [row[0].trained & r.valid for row, r in zip(rows, rewards, strict=True)]
+        trained = [s.trained & r.valid for s, r in zip(segments, rewards, strict=True)]
+        earned, anchor = turns.earned(rows, width), turns.anchors(rows, width)
+        costs = {
+            name: torch.tensor([r.costs.get(name, 0.0) for r in rewards], dtype=torch.float32)
+            for name in sorted({name for r in rewards if r.valid for name in r.costs})
+        }
         return Batch(
             tokens=_padded([s.tokens for s in segments], width, torch.int64),
             trained=_padded(trained, width, torch.bool),
             engine_logprobs=_padded([s.engine_logprobs for s in segments], width, torch.float32),
             versions=_padded([s.versions for s in segments], width, torch.int64),
-            temperature=torch.from_numpy(temperature),
+            temperature=torch.from_numpy(turns.temperatures(rows, width)),
             length=torch.tensor([len(s.tokens) for s in segments]),
-            trajectory=torch.tensor([row[2] for row in rows]),
-            group=torch.tensor([row[3] for row in rows]),
+            trajectory=torch.tensor([row.number for row in rows]),
+            group=torch.tensor([row.group for row in rows]),
+            segment=torch.tensor([row.segment for row in rows]),
             reward=torch.tensor([r.total for r in rewards], dtype=torch.float32),
             valid=torch.tensor([r.valid for r in rewards]),
-            truncated=torch.tensor([row[4].truncated for row in rows]),
+            truncated=torch.tensor([row.trajectory.truncated for row in rows]),
+            turn=torch.from_numpy(turns.numbers(rows, width)),
+            earned=None if earned is None else torch.from_numpy(earned),
+            anchor=None if anchor is None else torch.from_numpy(anchor),
+            costs=costs,
             state=state,
+            greedy=torch.tensor([r.total if r and r.valid else torch.nan for r in greedy])
+            if all(cold)
+            else None,
         )
 
     def rows(self, index: Int[Tensor, " n"]) -> Batch:
@@ -96,14 +127,16 @@ class Batch:
             for k, v in vars(self).items()
             if isinstance(v, Tensor)
         }
-        return replace(self, **columns)
+        costs = {name: cost[index] for name, cost in self.costs.items()}
+        return replace(self, **columns, costs=costs)
 
     def to(self, device: torch.device) -> Batch:
         """Every column on a device."""
         columns: dict[str, Any] = {
             k: v.to(device) for k, v in vars(self).items() if isinstance(v, Tensor)
         }
-        return replace(self, **columns)
+        costs = {name: cost.to(device) for name, cost in self.costs.items()}
+        return replace(self, **columns, costs=costs)
 
     def updates(self, n: int, seed: int) -> Iterator[Tensor]:
         """Row indices of ``n`` updates of about equal numbers of groups, shuffled by ``seed``.
@@ -126,14 +159,14 @@ class Batch:
         Groups stay together while they fit; a larger one is split as far as ``couples`` allows. A
         unit that may not be split is given whole, however large.
         """
-        if len(self) and _packed_tokens(self.tokens, self.length) <= budget:
+        if len(self) and packed_tokens(self.tokens, self.length) <= budget:
             yield torch.arange(len(self))
             return
         root = shared_prefix(self.tokens, self.length) if len(self) else 0
         pending: list[int] = []
         spent = root
         for rows in self._units(budget, couples):
-            cost = _packed_tokens(self.tokens[rows], self.length[rows]) - root
+            cost = packed_tokens(self.tokens[rows], self.length[rows]) - root
             if pending and spent + cost > budget:
                 yield torch.tensor(pending)
                 pending, spent = [], root
@@ -145,7 +178,7 @@ class Batch:
     def _units(self, budget: int, couples: Couples) -> Iterator[Tensor]:
         for group in torch.unique(self.group):
             rows = (self.group == group).nonzero()[:, 0]
-            cost = _packed_tokens(self.tokens[rows], self.length[rows])
+            cost = packed_tokens(self.tokens[rows], self.length[rows])
             if cost <= budget or couples == "group":
                 yield rows
                 continue
@@ -154,7 +187,7 @@ class Batch:
             taken = whole[0]
             for more in whole[1:]:
                 both = torch.cat([taken, more])
-                if _packed_tokens(self.tokens[both], self.length[both]) > budget:
+                if packed_tokens(self.tokens[both], self.length[both]) > budget:
                     yield taken
                     both = more
                 taken = both
@@ -181,47 +214,26 @@ def _padded(rows: Sequence[Any], width: int, dtype: torch.dtype) -> Tensor:
     return torch.from_numpy(out).to(dtype)
 
 
-def shared_prefix(tokens: Int[Tensor, "row token"], length: Int[Tensor, " row"]) -> int:
-    """How many leading tokens all rows have in common, at most the shortest row less one."""
-    if len(tokens) == 1:
-        return int(length[0]) - 1
-    same = (tokens == tokens[:1]).all(0)
-    common = int(same.int().cumprod(0).sum())
-    return min(common, int(length.min()) - 1)
-
-
-def in_order(
-    tokens: Int[Tensor, "row token"], length: Int[Tensor, " row"]
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Rows in the order of their tokens, and how many each then shares with the one before it.
-
-    A row's last token is left out, as in packing: nothing comes after it.
-    """
-    inside = np.arange(tokens.shape[1]) < (length.numpy()[:, None] - 1)
-    words = np.where(inside, tokens.numpy() + 1, 0)
-    # Big-endian bytes are ordered as the numbers are.
-    order = words.astype(">u4").view(f"V{4 * tokens.shape[1]}")[:, 0].argsort(kind="stable")
-    ranked, ends = words[order], length.numpy()[order] - 1
-    apart = ranked[1:] != ranked[:-1]
-    same = np.where(apart.any(1), apart.argmax(1), tokens.shape[1])
-    return order, np.concatenate([[0], np.minimum(same, ends[1:])])
-
-
-def _packed_tokens(tokens: Tensor, length: Tensor) -> int:
-    order, shared = in_order(tokens, length)
-    return int(length.sum()) - len(order) - int(shared.sum())
-
-
 @dataclass(frozen=True, eq=False)
 class Outputs:
-    """What a loss differentiates: the columns an algorithm's ``reads`` names, [row token]."""
+    """What a loss differentiates: the columns an algorithm's ``reads`` names, [row token].
+
+    ``values`` are numbers as ``Critic`` reads them. ``q`` is of the tokens, and ``q_logprobs`` its
+    log softmax over all tokens, where the critic is conservative.
+    """
 
     logprobs: Float[Tensor, "row token"]
     entropy: Float[Tensor, "row token"] | None = None
+    values: Float[Tensor, "row token head bin"] | None = None
+    q: Float[Tensor, "row token head"] | None = None
+    q_logprobs: Float[Tensor, "row token head"] | None = None
 
 
-Claim = Literal["equal_rewards_no_signal", "policy_gradient", "silent_without_advantage"]
+Claim = Literal[
+    "any_policy", "equal_rewards_no_signal", "policy_gradient", "silent_without_advantage"
+]
 CLAIMS: Mapping[Claim, str] = {
+    "any_policy": "whatever policy gave an answer, and how likely it was to, changes nothing",
     "equal_rewards_no_signal": "equal rewards in every group give advantages of exactly 0",
     "policy_gradient": "at ratio 1 the gradient is -advantage * weight for each log-probability",
     "silent_without_advantage": "rows whose advantages are all 0 have no gradient and are skipped",

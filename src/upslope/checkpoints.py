@@ -109,7 +109,8 @@ def read_checkpoint(folder: Path) -> tuple[Checkpoint, Mapping[str, Any]]:
 
 def save_weights(policy: Policy, path: Path) -> None:
     """Write what is trained of a policy: its adapter where it has one, else all weights."""
-    torch.save({name: parameter.detach() for name, parameter in policy.trained()}, path)
+    trained = {name: parameter.detach() for name, parameter in policy.trained()}
+    torch.save(trained | policy.tilted(), path)
 
 
 def load_weights(policy: Policy, path: Path) -> None:

@@ -33,7 +33,7 @@ Problems = Annotated[int, typer.Option(min=1, help="Held-out problems.")]
 Samples = Annotated[
     int, typer.Option(min=0, max=256, help="Samples of each at temperature 1; 0 is greedy alone.")
 ]
-Splits = Annotated[str, typer.Option(help="validation or test.")]
+Splits = Annotated[str, typer.Option(help="validation or test; train to --record.")]
 Length = Annotated[int | None, typer.Option(min=1, help="Tokens of a reply.")]
 Seed = Annotated[int, typer.Option(help="What the sampling derives from.")]
 
@@ -46,6 +46,9 @@ def train(
     allow: Annotated[
         list[str] | None, typer.Option(help="A setting that may differ from the resumed run's.")
     ] = None,
+    on_collapse: Annotated[
+        str, typer.Option(help="What the alarm on collapse does: say, stop or rollback.")
+    ] = "say",
 ) -> None:
     """Train a recipe: prove its numbers, train, evaluate, and show what changed."""
     from rich.console import Console
@@ -66,11 +69,14 @@ def train(
 
     try:
         with show(given.stages(), console) as progress:
-            run = (
-                resume_recipe(given, say, argv=sys.argv, watches=[progress], allow=allow or [])
-                if resume
-                else train_recipe(given, say, argv=sys.argv, watches=[progress])
-            )
+            watches, act = [progress], on_collapse
+            if resume:
+                names = allow or []
+                run = resume_recipe(
+                    given, say, argv=sys.argv, watches=watches, allow=names, on_collapse=act
+                )
+            else:
+                run = train_recipe(given, say, argv=sys.argv, watches=watches, on_collapse=act)
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
     for line in changed(run):
@@ -90,11 +96,21 @@ def evaluate(
     out: Annotated[
         str | None, typer.Option(help="A file for each problem's answers, as JSON lines.")
     ] = None,
+    record: Annotated[
+        str | None, typer.Option(help="A file for the samples with their tokens, to learn from.")
+    ] = None,
+    recorded: Annotated[
+        str | None, typer.Option(help="Recorded plays to judge the model by, in place of its own.")
+    ] = None,
 ) -> None:
     """Accuracy on held-out problems with 95% intervals: the code that training uses."""
     from upslope.exam import Choices, evaluate_model
+    from upslope.hindsight import evaluate_recorded
 
-    choices = Choices(problems, samples, split, max_tokens, seed, out)
+    if recorded:
+        print("\n".join(evaluate_recorded(model, recorded)))
+        return
+    choices = Choices(problems, samples, split, max_tokens, seed, out, record)
     for line in evaluate_model(model, env, settings or [], choices):
         print(line)
 
@@ -190,11 +206,10 @@ def envs() -> None:
 
 @app.command()
 def algorithms() -> None:
-    """Algorithms known by name."""
-    from upslope.algorithms import ALGORITHMS
-    from upslope.components import catalogue
+    """Algorithms known by name: paper, needs, the presets that use each, and settings."""
+    from upslope.listing import algorithms as listed
 
-    print("\n".join(catalogue(ALGORITHMS)))
+    print("\n".join(listed()))
 
 
 @app.command()

@@ -9,10 +9,12 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import importlib.util
+import inspect
 import json
+import operator
 import sys
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
@@ -66,11 +68,15 @@ def build(cls: type[T], values: Mapping[str, Any], at: str) -> T:
         raise UserError(f"{at}: {error}") from error
 
 
-def catalogue(kinds: Mapping[str, str]) -> Iterator[str]:
-    """Each name with its module's first sentence, then its settings and their defaults."""
+def catalogue(
+    kinds: Mapping[str, str], more: Callable[[str], Iterable[str]] = lambda name: ()
+) -> Iterator[str]:
+    """Each name with its module's first sentence, what ``more`` there is to say of it, and its
+    settings with their defaults."""
     for name, where in kinds.items():
         about = (importlib.import_module(where.partition(":")[0]).__doc__ or "").split("\n\n")[0]
         yield f"{name:14}{' '.join(about.split()).replace('``', '`')}"
+        yield from (f"{'':14}{line}" for line in more(name))
         for field in dataclasses.fields(find(kinds, name, "component")):
             default = "(required)" if required(field) else repr(default_of(field))
             yield f"{'':14}{field.name} = {default}"
@@ -87,10 +93,63 @@ def default_of(field: dataclasses.Field[Any]) -> Any:
     return field.default if made is dataclasses.MISSING else made()
 
 
+def table_of(component: Any) -> dict[str, Any]:
+    """The settings of a component as TOML has them: what ``build`` makes it of again.
+
+    TOML has no null: a setting that is None is left out, to take its default.
+    """
+    hints = typing.get_type_hints(type(component), include_extras=True)
+    names = [field.name for field in dataclasses.fields(component) if field.init]
+    given = {name: operator.attrgetter(name)(component) for name in names}
+    return {k: _written(hints[k], v) for k, v in given.items() if v is not None}
+
+
+def name_of(kinds: Mapping[str, str], component: Any) -> str:
+    """The ``type`` that names a component's class."""
+    cls = type(component)
+    names = [n for n, where in kinds.items() if where == f"{cls.__module__}:{cls.__name__}"]
+    return names[0] if names else f"{inspect.getfile(cls)}:{cls.__name__}"
+
+
+def kinds_of(hint: Any) -> Mapping[str, str] | None:
+    """The names that a setting's component is chosen from, where it is ``Annotated`` with them."""
+    if typing.get_origin(hint) is typing.Annotated:
+        return next((extra for extra in hint.__metadata__ if isinstance(extra, Mapping)), None)
+    return None
+
+
+def tables_of(hint: Any) -> type[Any] | None:
+    """The dataclass whose tables a setting holds by name, where it is such a mapping."""
+    if typing.get_origin(hint) is Mapping:
+        inner = typing.get_args(hint)[1]
+        return inner if isinstance(inner, type) and dataclasses.is_dataclass(inner) else None
+    return None
+
+
+def _written(hint: Any, value: Any) -> Any:
+    if (kinds := kinds_of(hint)) is not None:
+        return {"type": name_of(kinds, value), **table_of(value)}
+    if dataclasses.is_dataclass(value):
+        return table_of(value)
+    if isinstance(value, Mapping):
+        return {k: _written(None, v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_written(None, v) for v in value]
+    return value
+
+
 def _checked(hint: Any, value: Any, at: str) -> Any:
-    """One value of a setting, checked; a nested dataclass is built from its own table."""
+    """One value of a setting, checked; nested dataclasses and components are built from their own
+    tables."""
+    if (kinds := kinds_of(hint)) is not None:
+        return _nested(kinds, value, at)
     if isinstance(hint, type) and dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
         return build(hint, value, at)
+    if (cls := tables_of(hint)) is not None and isinstance(value, Mapping):
+        for key, own in value.items():
+            if not isinstance(own, Mapping):
+                raise UserError(f"{at}.{key} must be a table of {cls.__name__}'s settings")
+        return {key: build(cls, own, f"{at}.{key}") for key, own in value.items()}
     try:
         # Strict JSON, unlike strict Python, takes a list for a tuple: TOML has no tuples.
         return TypeAdapter(hint, config=STRICT).validate_json(json.dumps(value, default=str))
@@ -100,6 +159,15 @@ def _checked(hint: Any, value: Any, at: str) -> Any:
         hint, metadata = _bare_annotation(hint)
         inner = None if found["loc"] else hint
         raise wrong(key, found, inner, metadata) from error
+
+
+def _nested(kinds: Mapping[str, str], value: Any, at: str) -> Any:
+    """A component inside of another."""
+    if not isinstance(value, Mapping) or not isinstance(value.get("type"), str):
+        example = next(iter(kinds), "file.py:Name")
+        raise UserError(f'{at} must be a table with a type, such as {{type = "{example}"}}')
+    settings = {key: own for key, own in value.items() if key != "type"}
+    return build(find(kinds, value["type"], at), settings, at)
 
 
 def _parts(value: Any) -> set[Any]:

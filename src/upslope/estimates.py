@@ -118,8 +118,7 @@ def interval(per_problem: Sequence[float] | np.ndarray) -> Interval:
     n, mean = len(values), float(np.mean(values))
     variance = float(np.var(values, ddof=1)) / n if n > 1 else 0.0
     if values.min() < 0 or values.max() > 1:  # rewards of an env that names no accuracy
-        half = _reach(0.95, max(1, n - 1)) * math.sqrt(variance)
-        return Interval(mean, mean - half, mean + half)
+        return t_interval(values)
     whole = n == 1 or bool(np.all((values == 0) | (values == 1)))
     z = _reach(0.95, 0 if whole else n - 1)
     binomial = mean * (1 - mean)
@@ -128,6 +127,15 @@ def interval(per_problem: Sequence[float] | np.ndarray) -> Interval:
     centre = (mean + z**2 / (2 * trials)) / shrink
     half = z / shrink * math.sqrt(binomial / trials + z**2 / (4 * trials**2))
     return Interval(mean, max(0.0, centre - half), min(1.0, centre + half))
+
+
+def t_interval(per_problem: Sequence[float] | np.ndarray) -> Interval:
+    """Mean and 95% t interval of values of any size, one a problem."""
+    values = np.asarray(per_problem, dtype=float)
+    n, mean = len(values), float(np.mean(values))
+    variance = float(np.var(values, ddof=1)) / n if n > 1 else 0.0
+    half = _reach(0.95, max(1, n - 1)) * math.sqrt(variance)
+    return Interval(mean, mean - half, mean + half)
 
 
 def paired(a: Sequence[float], b: Sequence[float], step: float = 0.0) -> Difference:

@@ -64,7 +64,7 @@ async def play(
     """
     if not problems:
         raise UserError("the env has no problems in the evaluation's split: give it more")
-    hot, cold = replace(player, temperature=1.0), replace(player, temperature=0.0)
+    hot, cold = (replace(player, temperature=t, greedy=False) for t in (1.0, 0.0))
     plays = []
     for problem in problems:
         if samples:

@@ -11,10 +11,11 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from upslope.chat import Chat
 from upslope.components import find
+from upslope.demonstrations import write_demonstrations
 from upslope.engines.local import LocalEngine
 from upslope.envs import ENVS
 from upslope.estimates import Difference, Interval
@@ -43,7 +44,7 @@ class Choices:
     """What a model is asked: the first ``problems`` of a split, ``samples`` times and greedily.
 
     ``max_tokens`` None is what the run was trained with, or 256. ``out``: a file of JSON lines, one
-    a problem and temperature.
+    a problem and temperature; ``record``: one of the samples with their tokens, as recorded data.
     """
 
     problems: int = 500
@@ -52,6 +53,7 @@ class Choices:
     max_tokens: int | None = None
     seed: int = 0
     out: str | None = None
+    record: str | None = None
 
 
 @dataclass(frozen=True)
@@ -90,15 +92,26 @@ def evaluate_model(
 ) -> list[str]:
     """``upslope eval``: accuracy in words; a row a problem in ``choices.out``."""
     began = time.perf_counter()
-    out = Path(choices.out).expanduser() if choices.out else None
-    if out and not out.parent.is_dir():
-        raise UserError(f"there is no folder {out.parent} for --out: make it first")
+    out, record = _file("out", choices), _file("record", choices)
+    if record and not choices.samples:
+        raise UserError("--record keeps samples, and --samples 0 takes none: leave it out")
     sitting = sit(model, shared_env([model], env_name, settings), choices, began)
     if out:
         rows = [row_of(group, choices.split) for group in (*sitting.sampled, *sitting.greedy)]
         with explained(out):
             replace_file(out, b"".join(json.dumps(row).encode() + b"\n" for row in rows))
+    if record:
+        write_demonstrations(record, sitting.sampled)
     return sitting.lines()
+
+
+def _file(option: Literal["out", "record"], choices: Choices) -> Path | None:
+    """A file to be written, whose folder must be there."""
+    named = {"out": choices.out, "record": choices.record}[option]
+    path = Path(named).expanduser() if named else None
+    if path and not path.parent.is_dir():
+        raise UserError(f"there is no folder {path.parent} for --{option}: make it first")
+    return path
 
 
 def compare_models(
@@ -144,9 +157,13 @@ def shared_env(models: Sequence[str], env_name: str | None, settings: Sequence[s
 
 def sit(model: str, env: Env, choices: Choices, began: float) -> Sitting:
     """Have a model play an env's held-out problems; seconds count from ``began``, loading too."""
-    if choices.split not in ("validation", "test"):
+    # To learn from, plays of the train split may be recorded; nobody is examined on it.
+    known: list[Split] = ["validation", "test"]
+    if choices.record:
+        known.append("train")
+    split = next((one for one in known if one == choices.split), None)
+    if split is None:
         raise UserError(f"--split is validation or test, not {choices.split}")
-    split: Split = "validation" if choices.split == "validation" else "test"
     held = env.problems(split)
     problems = held[: choices.problems]
     policy, recipe = opened(model)

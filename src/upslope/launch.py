@@ -9,11 +9,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from upslope import machine, selfcheck
+from upslope.alarms import Collapse, OnCollapse, checked
 from upslope.batch import Batch
 from upslope.checkpoints import Checkpoint, Place
 from upslope.curve import curve_svg
 from upslope.learner import Learner
 from upslope.models.load import save, save_adapter
+from upslope.optional import reported
 from upslope.recipe import Recipe, dump
 from upslope.result import Result, StageResult
 from upslope.runs import Run
@@ -35,17 +37,24 @@ class Resumed:
 
 
 def train_recipe(
-    recipe: Recipe, say: Say, *, argv: Sequence[str] = (), watches: Sequence[Watch] = ()
+    recipe: Recipe,
+    say: Say,
+    *,
+    argv: Sequence[str] = (),
+    watches: Sequence[Watch] = (),
+    on_collapse: str = "say",
 ) -> Run:
     """Train a recipe and return its finished run; the self-check first, unless it is off.
 
-    Raises UserError for everything its user can mend.
+    ``on_collapse``: what an alarm of ``alarms.Collapse`` does, "say", "stop" or "rollback". Raises
+    UserError for everything its user can mend.
     """
+    act = checked(on_collapse, recipe.stages())
     session = Session(recipe, say, watches)
     check(session)
     with Run.create(recipe.runs, recipe.name, dump(session.recipe), recipe.seed, argv) as run:
         say(f"  run: {run.path}")
-        finish(session, run)
+        finish(session, run, act)
     return run
 
 
@@ -56,13 +65,16 @@ def check(session: Session) -> None:
             session.say(f"  proven: {proof.claim} ({proof.seen})")
 
 
-def finish(session: Session, run: Run, resumed: Resumed | None = None) -> None:
+def finish(
+    session: Session, run: Run, act: OnCollapse = "say", resumed: Resumed | None = None
+) -> None:
     """Train to the end; on Ctrl-C say what is kept."""
     try:
         config = tomllib.loads(dump(session.recipe))
         with machine.settled(), feeding(session.recipe.sinks, run.path, config) as feeds:
             stages = [one.stage for one in session.stages]
-            session.watches = (*session.watches, *feeds, Worth(run, stages, session.say))
+            own = (Worth(run, stages, session.say), Collapse(run, session.say, act))
+            session.watches = (*session.watches, *feeds, *own)
             asyncio.run(train_stages(session, run, resumed))
     except KeyboardInterrupt:
         session.say(f"stopped: {len(run.metrics())} steps are kept in {run.path}; --resume goes on")
@@ -120,6 +132,7 @@ async def train_stage(
             await parts.synchronise(at.step, False)
             at = at.model_copy(update={"tested": await assessment.test(at.step)})
         at = await train(parts, at)
+        parts.learner.settle()
         before, after = at.before, at.after
         if selects:
             selected = assessment.choose()
@@ -181,7 +194,9 @@ async def prove_stage(session: Session, one: Built) -> list[Proof]:
         one.stage.learner,
         lambda phase, flops, tokens: session.ledger.add("check", flops, tokens),
         reference=session.policy,
+        algorithm=one.algorithm,
     )
+    learner.teacher = session.teachers[one.stage.name]
     await session.sync.load(learner, 0, moved=False)
     proofs.append(Proof("the engine holds the learner's weights", session.sync.last))
     if one.stage.source.type == "recorded":
@@ -194,11 +209,12 @@ async def prove_stage(session: Session, one: Built) -> list[Proof]:
     groups = await asyncio.gather(*plays)
     for group in groups:
         selfcheck.prove_trained(group, session.chat)
-        for t in group.trajectories:
+        for t in (*group.trajectories, *group.greedy):
             used = t.usage
             session.ledger.add(
                 "check", used.prefill_flops + used.decode_flops, used.computed + used.decoded
             )
+    selfcheck.prove_costs(groups, reported(one.algorithm))
     batch = Batch.of(groups, one.algorithm.start())
     # The learner against itself before it is measured against the engine.
     proofs += selfcheck.prove_gradient(learner, batch, one.algorithm)

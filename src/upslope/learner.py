@@ -8,21 +8,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from upslope import losses
+from upslope import importance
 from upslope.batch import Algorithm, Batch, Column, Outputs, with_old
+from upslope.models.estimator import estimator_of
 from upslope.models.fused import fill
-from upslope.models.logprobs import Work, prepare, token_logprobs
+from upslope.models.logprobs import head_logprobs, prepare
 from upslope.models.lora import shared_copy
 from upslope.models.policy import Policy
+from upslope.models.trunk import Work, predicting
+from upslope.optional import Critical
 from upslope.settings import Learner as LearnerSettings
 from upslope.settings import Rollout
 from upslope.steps import Spikes, learning_rate
+from upslope.tally import Tally
 from upslope.types import Metrics, UserError
 
 Phase = Literal["update", "reference"]
@@ -30,9 +35,11 @@ Spend = Callable[[Phase, float, int], None]
 
 
 class Learner:
-    """``spend(phase, flops, tokens)`` is told of every pass; ``reference`` serves a KL penalty.
+    """``spend(phase, flops, tokens)`` is told of every pass; ``reference`` serves a KL penalty,
+    ``teacher``, which may be set, fills ``teacher_logprobs``.
 
     ``total``: updates up to the end of the learning rate's schedule; 0 is without an end.
+    ``algorithm``: of which the critic is held here, where it has one.
     """
 
     def __init__(
@@ -42,16 +49,25 @@ class Learner:
         spend: Spend,
         reference: Policy | None = None,
         total: int = 0,
+        algorithm: Algorithm | None = None,
     ) -> None:
         self.policy, self.settings, self.spend = policy, settings, spend
         self.reference, self.total = reference, total
+        self.teacher: Policy | None = None
         for each in (policy, reference):
             if each is not None:
                 prepare(each)
         policy.model.train()  # the loader turned dropout off; this enables checkpointing hooks only
         policy.checkpoint_layers(settings.checkpointing)
+        policy.tilt = None  # of another learner's critic
+        self.critic = estimator_of(policy, algorithm) if algorithm else None
+        self.parameters = [[parameter for _, parameter in policy.trained()]]
+        self.rates = [1.0]  # in those of the policy's
+        if self.critic is not None:
+            self.parameters.append([*self.critic.weights().values()])
+            self.rates.append(self.critic.critic.rate)
         self.optimiser = torch.optim.AdamW(
-            [parameter for _, parameter in policy.trained()],
+            [{"params": own} for own in self.parameters],
             lr=settings.lr,
             betas=(settings.beta1, settings.beta2),
             eps=settings.eps,
@@ -63,25 +79,54 @@ class Learner:
 
     def fill(self, batch: Batch, columns: Iterable[Column]) -> Batch:
         """The batch with these columns, computed without gradient before its first update."""
-        for column in columns:
-            if column == "ref_logprobs" and self.reference is None:
+        wanted = set(columns)
+        if "ref_logprobs" in wanted:
+            if self.reference is None:
                 raise ValueError("this learner was made without a reference policy")
-            if column == "ref_logprobs" and self.reference is not None:
-                values = self._scored(self.reference, batch, "reference")
-                batch = replace(batch, ref_logprobs=values)
-            else:
-                batch = replace(batch, old_logprobs=self._scored(self.policy, batch, "update"))
-        return batch
+            batch = replace(batch, ref_logprobs=self._by(self.reference, batch))
+        if "teacher_logprobs" in wanted:
+            if self.teacher is None:
+                raise ValueError("this learner was made without a teacher")
+            batch = replace(batch, teacher_logprobs=self._by(self.teacher, batch))
+        own = wanted - {"ref_logprobs", "teacher_logprobs", "greedy"}  # greedy came with the groups
+        return replace(batch, **self._filled(batch, self.policy, own, "update")) if own else batch
 
-    def _scored(self, policy: Policy, batch: Batch, phase: Phase) -> Tensor:
-        values = torch.zeros(batch.tokens.shape)
+    def _by(self, other: Policy, batch: Batch) -> Tensor:
+        """Log-probabilities of a policy that is not trained."""
+        scored: Tensor = self._filled(batch, other, {"old_logprobs"}, "reference")["old_logprobs"]
+        return scored
+
+    @torch.no_grad()
+    def _filled(
+        self, batch: Batch, policy: Policy, columns: AbstractSet[Column], phase: Phase
+    ) -> dict[str, Any]:
+        """Columns of one pass through a policy's trunk, and of the critic's."""
+        filled: dict[str, Any] = {name: torch.zeros(batch.tokens.shape) for name in columns}
+        said, spread = columns & {"old_logprobs", "entropy"}, "entropy" in columns
+        judged = columns - said
         for rows in batch.micro(self.settings.micro_tokens, "row"):
-            part = batch.rows(rows)
-            with torch.no_grad():
-                logprobs, _, work = _forward(policy, part, entropy=False)
-            values[rows[:, None], torch.arange(logprobs.shape[1])] = logprobs.cpu()
+            part, seen, work = batch.rows(rows), None, Work(0.0, 0.0)
+            found: dict[str, Tensor] = {}
+            if said or not self._apart:
+                seen = predicting(policy, part.tokens, part.length, part.trained)
+                work += seen.work
+            if seen is not None and said:
+                own, spent = head_logprobs(policy, seen, part.tokens, part.temperature, spread)
+                pair = {"old_logprobs": own[0], "entropy": own[1]}
+                found, work = {name: pair[name] for name in said}, work + spent
+            if judged:
+                if self.critic is None:
+                    raise ValueError(f"this learner was made without a critic for {sorted(judged)}")
+                more, spent = self.critic.stored(part, seen, judged)
+                found, work = {**found, **more}, work + spent
+            for name, column in found.items():
+                filled[name][rows[:, None], torch.arange(column.shape[1])] = column.cpu()
             self.spend(phase, work.forward, int(part.length.sum()))
-        return values
+        return filled
+
+    @property
+    def _apart(self) -> bool:
+        return self.critic is not None and self.critic.separate
 
     def update(
         self, batch: Batch, algorithm: Algorithm, correction: Rollout | None = None
@@ -106,11 +151,16 @@ class Learner:
         """
         tally = Tally()
         batch = replace(batch, weights=algorithm.weights(batch))
-        rows = live_rows(batch, algorithm)
-        if correction is not None and batch.old_logprobs is not None:
-            batch, correction = corrected(batch, correction, tally), None
+        rows, couples = live_rows(batch, algorithm), algorithm.couples
+        old = batch.old_logprobs
+        if correction is not None and old is not None and correction.importance != "opsm":
+            batch, correction = corrected(batch, correction, tally, old), None
+        if correction is not None and importance.spans(correction):
+            # A sequence's ratio is over all of its rows, also those without an advantage.
+            rows = torch.isin(batch.trajectory, batch.trajectory[rows]).nonzero()[:, 0]
+            couples = "trajectory" if couples == "row" else couples
         live = batch.rows(rows)
-        for rows in live.micro(budget, algorithm.couples):
+        for rows in live.micro(budget, couples):
             self._accumulate(live.rows(rows), algorithm, tally, correction)
         if not len(live):
             # Drift is looked at in every step, also where nothing is to be learned.
@@ -118,6 +168,11 @@ class Learner:
                 self._score(batch.rows(torch.arange(1)), algorithm, tally, correction)
         tally.live = int(live.trained.sum()) / max(int(batch.trained.sum()), 1)
         return tally
+
+    def settle(self) -> None:
+        """End its stage: what was sampled from is the policy; the next critic may begin here."""
+        self.policy.settle()
+        self.policy.judged = dict(self.critic.state()["online"]) if self.critic else {}
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """The weights, by Hugging Face name (``types.WeightSource``)."""
@@ -133,6 +188,7 @@ class Learner:
             "norms": list(self.spikes.norms),
             "adapter": self.policy.adapter(),
             "reference": self.reference.adapter() if self.reference else {},
+            "critic": self.critic.state() if self.critic else {},
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
@@ -143,17 +199,28 @@ class Learner:
         fill(self.policy.adapter(), state["adapter"].items())
         if self.reference:
             fill(self.reference.adapter(), state["reference"].items())
+        if self.critic:
+            self.critic.load_state(state["critic"])
 
     def _score(
         self, part: Batch, algorithm: Algorithm, tally: Tally, correction: Rollout | None
     ) -> tuple[Outputs, Batch, Work]:
-        logprobs, entropy, work = _forward(self.policy, part, "entropy" in algorithm.reads)
-        part = with_old(part.to(logprobs.device), logprobs)
-        tally.drift(logprobs.detach(), part)
+        spread = "entropy" in algorithm.reads
+        learns = not isinstance(algorithm, Critical) or algorithm.learns(part.state)
+        with torch.set_grad_enabled(learns and torch.is_grad_enabled()):
+            seen = predicting(self.policy, part.tokens, part.length, part.trained)
+            own, head = head_logprobs(self.policy, seen, part.tokens, part.temperature, spread)
+        work = seen.work + head if learns else replace(seen.work + head, backward=0.0)
+        out = Outputs(own[0], own[1] if spread else None)
+        if self.critic is not None:
+            out, more = self.critic.outputs(out, part, seen)
+            work += more
+        part = with_old(part.to(out.logprobs.device), out.logprobs)
+        tally.drift(out.logprobs.detach(), part)
         self.spend("update", work.forward, int(part.length.sum()))
         if correction is not None:
-            part = corrected(part, correction, tally)
-        return Outputs(logprobs, entropy), part, work
+            part = corrected(part, correction, tally, out.logprobs.detach())
+        return out, part, work
 
     def _accumulate(
         self, part: Batch, algorithm: Algorithm, tally: Tally, correction: Rollout | None
@@ -170,16 +237,21 @@ class Learner:
 
     def _step(self, tally: Tally) -> Metrics:
         """Clip and step, unless something is not finite or the gradient is a spike."""
-        parameters = [parameter for _, parameter in self.policy.trained()]
-        norm = float(torch.nn.utils.clip_grad_norm_(parameters, self.settings.clip or math.inf))
-        finite = math.isfinite(norm) and math.isfinite(tally.total)
+        most = self.settings.clip or math.inf
+        if self.critic is not None:
+            self.critic.pull()
+        norms = [float(torch.nn.utils.clip_grad_norm_(own, most)) for own in self.parameters]
+        norm = norms[0]
+        finite = all(map(math.isfinite, norms)) and math.isfinite(tally.total)
         spike = finite and self.spikes.seen(norm)
         rate = learning_rate(self.settings, self.done, self.total)
         if finite and not spike:
-            for group in self.optimiser.param_groups:
-                group["lr"] = rate
+            for group, times in zip(self.optimiser.param_groups, self.rates, strict=True):
+                group["lr"] = times * rate
             self.optimiser.step()
             self.done += 1
+            if self.critic is not None:
+                self.critic.follow()
         self.bad = 0 if finite else self.bad + 1
         self.optimiser.zero_grad()
         if self.bad > self.settings.bad_steps:
@@ -187,7 +259,9 @@ class Learner:
                 f"loss or gradient not finite in {self.bad} updates in a row: lower learner.lr, "
                 "or look at the rewards and log-probabilities of the last steps"
             )
+        own = {"critic/grad_norm": norms[1]} if self.critic else {}
         return {
+            **own,
             "update/grad_norm": norm,
             "update/skipped": float(self.bad),
             "update/spikes": float(spike),
@@ -195,68 +269,14 @@ class Learner:
         }
 
 
-class Tally:
-    """Sums over the micro-batches of one update."""
-
-    def __init__(self) -> None:
-        self.total = self.live = 0.0
-        self.sums: dict[str, tuple[float, int]] = {}
-        self.worst: dict[str, float] = {}
-        self.weights: list[Tensor] = []
-
-    def drift(self, logprobs: Tensor, part: Batch) -> None:
-        """Engine against learner, and learner now against old, on trained tokens."""
-        assert part.old_logprobs is not None
-        trained = part.trained
-        apart = (logprobs - part.engine_logprobs)[trained].abs()
-        rho = losses.ratio(logprobs, part.old_logprobs)[trained]
-        self.add("policy/surprise", -logprobs[trained])
-        self.add("ratio/mean", rho)
-        self.add("drift/mean", apart[~apart.isnan()])  # recorded tokens: no engine said anything
-        for name, values in (("drift/max", apart[~apart.isnan()]), ("ratio/max", rho)):
-            if len(values):
-                self.worst[name] = max(self.worst.get(name, 0.0), float(values.max()))
-
-    def importance(self, weights: Tensor, outside: Tensor) -> None:
-        """What trained tokens are weighed by, and which were outside the bounds."""
-        self.add("importance/mean", weights)
-        self.add("importance/outside_share", outside.float())
-        self.weights.append(weights.cpu())
-
-    def loss(self, loss: Tensor, metrics: Mapping[str, Tensor], trained: Tensor) -> None:
-        """One micro-batch's loss and its algorithm's per-token metrics."""
-        self.total += float(loss)
-        for name, value in metrics.items():
-            self.add(name, value[trained])
-
-    def add(self, name: str, values: Tensor) -> None:
-        """Values to be averaged over all micro-batches."""
-        total, count = self.sums.get(name, (0.0, 0))
-        if len(values):
-            self.sums[name] = total + float(values.sum()), count + len(values)
-
-    def metrics(self) -> Metrics:
-        """Means over the tokens seen."""
-        means = {name: total / count for name, (total, count) in self.sums.items()}
-        totals = {"update/loss": self.total, "update/live_share": self.live}
-        if self.weights:
-            share = losses.effective_share(torch.cat(self.weights))
-            totals["importance/effective_share"] = float(share)
-        return {**totals, **means, **self.worst}
-
-
-def corrected(batch: Batch, settings: Rollout, tally: Tally) -> Batch:
-    """The batch with weights times old / engine, bounded as the settings say.
+def corrected(batch: Batch, settings: Rollout, tally: Tally, now: Tensor) -> Batch:
+    """The batch with weights times ``now`` / engine, bounded as the settings say.
 
     Means stay over all tokens: a masked one counts as 0 and not as absent.
     """
-    assert batch.old_logprobs is not None
     assert batch.weights is not None
-    engine = torch.where(batch.trained, batch.engine_logprobs, batch.old_logprobs)
-    raw = losses.ratio(batch.old_logprobs, engine)
-    bounds = (settings.importance_floor, settings.importance_cap)
-    weights = losses.bounded(raw, settings.importance, *bounds)
-    tally.importance(weights[batch.trained], (weights != raw)[batch.trained])
+    weights, outside = importance.weights(batch, now, settings)
+    tally.importance(weights[batch.trained], outside[batch.trained])
     return replace(batch, weights=batch.weights * weights)
 
 
@@ -264,6 +284,9 @@ def live_rows(batch: Batch, algorithm: Algorithm) -> Tensor:
     """Indices of rows that can have a gradient."""
     assert batch.weights is not None
     counts = (batch.trained & (batch.weights != 0)).any(1)
+    if algorithm.couples != "row":  # their loss may lie at a single token of one of their rows
+        unit = batch.group if algorithm.couples == "group" else batch.trajectory
+        counts = torch.isin(unit, unit[counts]) & batch.trained.any(1)
     if "silent_without_advantage" in algorithm.claims:
         assert batch.advantages is not None
         counts = counts & (batch.advantages != 0).any(1)
@@ -275,14 +298,3 @@ def frozen_copy(policy: Policy) -> Policy:
     copied = replace(policy, model=shared_copy(policy.model))
     copied.model.requires_grad_(False)
     return copied
-
-
-def _forward(policy: Policy, part: Batch, entropy: bool) -> tuple[Tensor, Tensor | None, Work]:
-    return token_logprobs(
-        policy,
-        part.tokens,
-        part.length,
-        part.trained,
-        part.temperature,
-        entropy=entropy,
-    )

@@ -46,9 +46,17 @@ def policy_gradient(logprobs: PerToken, old: PerToken, advantages: PerToken) -> 
     return -ratio(logprobs, old).detach() * advantages * logprobs
 
 
-def clipped(rho: PerToken, advantages: PerToken, low: float, high: float) -> PerToken:
-    """-min(rho A, clip(rho, 1 - low, 1 + high) A): PPO's clip with separate bounds."""
-    return -torch.minimum(rho * advantages, rho.clamp(1 - low, 1 + high) * advantages)
+def clipped(
+    rho: PerToken, advantages: PerToken, low: float, high: float, dual: float = 0.0
+) -> PerToken:
+    """-min(rho A, clip(rho, 1 - low, 1 + high) A): PPO's clip with separate bounds.
+
+    ``dual`` above 0: where A < 0 the loss is at most ``-dual * A`` (dual clip, arXiv:1912.09729).
+    """
+    loss = -torch.minimum(rho * advantages, rho.clamp(1 - low, 1 + high) * advantages)
+    if not dual:
+        return loss
+    return torch.where(advantages < 0, torch.minimum(loss, -dual * advantages), loss)
 
 
 def clipped_surrogate(
@@ -59,14 +67,8 @@ def clipped_surrogate(
     high: float,
     dual: float | None = None,
 ) -> PerToken:
-    """``clipped`` on the ratio of each token (arXiv:1707.06347, 2503.14476).
-
-    ``dual``: where A < 0 the loss is at most ``-dual * A`` (dual clip, arXiv:1912.09729).
-    """
-    loss = clipped(ratio(logprobs, old), advantages, low, high)
-    if dual is None:
-        return loss
-    return torch.where(advantages < 0, torch.minimum(loss, -dual * advantages), loss)
+    """``clipped`` on the ratio of each token (arXiv:1707.06347, 2503.14476)."""
+    return clipped(ratio(logprobs, old), advantages, low, high, dual or 0.0)
 
 
 def clipped_weight(
@@ -76,10 +78,12 @@ def clipped_weight(
     return -ratio(logprobs, old).clamp(max=high).detach() * advantages * logprobs
 
 
-def clipped_share(rho: PerToken, advantages: PerToken, low: float, high: float) -> PerToken:
+def clipped_share(
+    rho: PerToken, advantages: PerToken, low: float, high: float, dual: float = 0.0
+) -> PerToken:
     """1 where the clip of the surrogate stops the gradient."""
     above = (rho > 1 + high) & (advantages > 0)
-    below = (rho < 1 - low) & (advantages < 0)
+    below = ((rho < 1 - low) | (rho > (dual or torch.inf))) & (advantages < 0)
     return (above | below).to(rho.dtype)
 
 
@@ -113,17 +117,26 @@ class KL:
     """Distance to the reference policy, in the loss or in the reward (never both).
 
     In the reward the trajectory's KL so far is subtracted from its total before any baseline.
-    ``corrected``: a KL in the loss has the gradient of KL(pi || ref), off-policy too.
+    ``corrected``: a KL in the loss has the gradient of KL(pi || ref), off-policy too. ``target``
+    above 0, in nats a token, adapts the coefficient from ``coefficient`` on: after a step it is
+    multiplied by 1 + rate * clip(KL / target - 1, -0.2, 0.2) (arXiv:1909.08593).
     """
 
     coefficient: float = 0.0
     kind: KLKind = "k3"
     place: Literal["loss", "reward"] = "loss"
     corrected: bool = False
+    target: float = 0.0
+    rate: float = 0.1
 
     def __post_init__(self) -> None:
         if self.coefficient < 0:
             raise ValueError(f"kl.coefficient must not be negative, got {self.coefficient}")
+        if min(self.target, self.rate) < 0 or (self.target > 0) > (self.coefficient > 0):
+            raise ValueError(
+                f"kl.target={self.target:g} adapts kl.coefficient={self.coefficient:g} at "
+                f"kl.rate={self.rate:g}: all of these must be above 0"
+            )
         if self.kind == "k1" and self.in_loss and not self.corrected:
             raise ValueError(
                 "k1 as a loss has an expected gradient of 0: "
@@ -142,6 +155,24 @@ class KL:
     @property
     def in_reward(self) -> bool:
         return self.coefficient > 0 and self.place == "reward"
+
+    def start(self) -> Mapping[str, float]:
+        """The coefficient now; nothing where it stays as it is."""
+        return {"kl": self.coefficient} if self.target else {}
+
+    def advance(
+        self, state: Mapping[str, float], metrics: Mapping[str, float]
+    ) -> Mapping[str, float]:
+        """The state after a step with this ``kl/reference``; the same where none was seen."""
+        seen = metrics.get("kl/reference")
+        if not self.target or seen is None:
+            return state
+        error = min(max(seen / self.target - 1, -0.2), 0.2)
+        return {**state, "kl": state["kl"] * (1 + self.rate * error)}
+
+    def paid(self, state: Mapping[str, float] | None) -> float:
+        """The coefficient of this step."""
+        return (state or self.start())["kl"] if self.target else self.coefficient
 
     def per_token(self, logprobs: PerToken, old: PerToken, ref: PerToken) -> PerToken:
         """The estimator chosen, without its coefficient."""

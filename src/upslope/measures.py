@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -26,17 +27,45 @@ def rollout_metrics(groups: Sequence[Group], version: int) -> Metrics:
         ),
         "groups/used": float(len(groups)),
         "groups/mixed_share": float(np.mean([g.mixed for g in groups])),
+        **surprise(plays),
+        **answer_metrics(groups),
         "staleness/max": float(max(staleness)),
         "staleness/mean": float(np.mean(staleness)),
         # Nothing graded is not a reward of 0, but a row without a number helps nobody plot it.
         "reward/mean": float(np.mean([r.total for r in valid])) if valid else 0.0,
         "reward/std": float(np.std([r.total for r in valid])) if valid else 0.0,
+        "reward/max": max((r.total for r in valid), default=0.0),
+        "reward/min": min((r.total for r in valid), default=0.0),
     }
     for name in sorted({name for r in valid for name in r.parts}):
         metrics[f"reward/part/{name}"] = float(np.mean([r.parts.get(name, 0.0) for r in valid]))
     for name in sorted({name for r in valid for name in r.costs}):
         metrics[f"reward/cost/{name}"] = float(np.mean([r.costs.get(name, 0.0) for r in valid]))
     return metrics | env_metrics(groups)
+
+
+def surprise(plays: Sequence[Trajectory]) -> Metrics:
+    """Mean of -log p of what was sampled, as the engine said: an estimate of the entropy at the
+    rollouts' temperature. Nothing of recorded tokens, of which no engine said anything."""
+    said = [s.engine_logprobs[s.trained] for t in plays for s in t.segments]
+    known = np.concatenate([row[~np.isnan(row)] for row in said] or [np.zeros(0, np.float32)])
+    return {"entropy/sampled": float(-known.mean())} if len(known) else {}
+
+
+def answer_metrics(groups: Sequence[Group]) -> Metrics:
+    """How many different answers there are in a group, and how common the commonest of all is.
+
+    An answer is what the grader took for it, else the last thing said. ``gold_share``: how common
+    the commonest of the problems' own answers is, which no policy should be blamed for.
+    """
+    said = [[graded(t).answer or t.text for t in g.trajectories] for g in groups]
+    each = [answer for answers in said for answer in answers]
+    golds = [g.problem.answer or g.problem.solution or g.problem.id for g in groups]
+    return {
+        "answers/distinct_share": float(np.mean([len(set(one)) / len(one) for one in said])),
+        "answers/common_share": max(Counter(each).values()) / len(each),
+        "answers/gold_share": max(Counter(golds).values()) / len(golds),
+    }
 
 
 def env_metrics(groups: Sequence[Group]) -> Metrics:

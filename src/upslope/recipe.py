@@ -233,7 +233,7 @@ def _refuse_contradictions(stage: Stage, machine: Machine, at: str) -> None:
             f"{at}rollout.problems={rollout.problems} cannot be split into"
             f" {at}learner.updates={learner.updates} equal updates: make it a multiple"
         )
-    if stage.source.type == "recorded" and rollout.max_staleness:
+    if stage.source.type in ("recorded", "mixed") and rollout.max_staleness:
         raise UserError(
             f"{at}rollout.max_staleness={rollout.max_staleness} means nothing for recorded data,"
             " which no version of the policy sampled: set it to 0"
@@ -256,6 +256,11 @@ def _refuse_contradictions(stage: Stage, machine: Machine, at: str) -> None:
         raise UserError(
             f"{at}rollout.importance_floor={rollout.importance_floor:g} is above"
             f" {at}rollout.importance_cap={rollout.importance_cap:g}: lower it"
+        )
+    if rollout.importance == "opsm" and not rollout.importance_floor:
+        raise UserError(
+            f'{at}rollout.importance="opsm" drops nothing below {at}rollout.importance_floor=0:'
+            " set it, to 0.9 say"
         )
     if stage.evaluation.select and not stage.evaluation.every:
         raise UserError(

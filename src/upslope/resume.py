@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from upslope.alarms import checked
 from upslope.checkpoints import Checkpoint, read_checkpoint
 from upslope.environment import environment
 from upslope.launch import Resumed, check, finish
@@ -21,6 +22,7 @@ def resume_recipe(
     argv: Sequence[str] = (),
     watches: Sequence[Watch] = (),
     allow: Sequence[str] = (),
+    on_collapse: str = "say",
 ) -> Run:
     """Go on with the newest run of a recipe from its newest checkpoint; the finished run.
 
@@ -40,6 +42,7 @@ def resume_recipe(
         kept = Resumed(*read_checkpoint(folder)) if folder else None
         if kept:
             kept = Resumed(opened(kept.checkpoint, changed), kept.learner)
+        act = checked(on_collapse, recipe.stages())
         session = Session(recipe, say, watches, folder / "model" if folder else None)
         if not kept:
             check(session)
@@ -48,7 +51,7 @@ def resume_recipe(
         rows = kept.checkpoint.rows if kept else {}
         run.rewind(rows, dump(session.recipe), {**told, "changed": changed})
         say(f"  resumed: {path} from step {step}")
-        finish(session, run, kept)
+        finish(session, run, act, kept)
     return run
 
 

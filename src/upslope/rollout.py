@@ -74,7 +74,8 @@ class Player:
     """What a play needs besides its problem. ``grading`` bounds a group's grading, in seconds.
 
     ``max_tokens`` bounds a turn, or, with ``thinking``, what follows an interruption. ``context``
-    is what a row may have; a play without room for another turn ends. 0 is no bound.
+    is what a row may have; a play without room for another turn ends. 0 is no bound. ``greedy``:
+    whether each group has a play at temperature 0 beside it.
     """
 
     engine: Engine
@@ -86,6 +87,7 @@ class Player:
     grading: float = SECONDS
     thinking: Thinking | None = None
     context: int = 0
+    greedy: bool = False
 
     @property
     def longest(self) -> int:
@@ -100,18 +102,24 @@ class Player:
 
         Draws depend on (seed, phase, problem, visit, member, turn) and nothing else.
         """
-        prompt = self.chat.encode(self.chat.messages(problem))
         places = [(visit, member) for member in range(size)]
-        if self.thinking is None and answers_once(self.env):
-            trajectories = await self._answers(problem, prompt, places, (seed, phase))
+        played = self._plays(problem, places, (seed, phase))
+        if self.greedy:
+            cold = replace(self, temperature=0.0)._plays(problem, [(visit, size)], (seed, phase))
+            trajectories = [t for part in await together([played, cold]) for t in part]
         else:
-            plays = [self._play(problem, prompt, place, (seed, phase)) for place in places]
-            trajectories = await together(plays)
+            trajectories = await played
         rewards = await grade(self.env, problem, trajectories, self.grading)
-        return Group(
-            problem,
-            tuple(replace(t, reward=r) for t, r in zip(trajectories, rewards, strict=True)),
-        )
+        graded = tuple(replace(t, reward=r) for t, r in zip(trajectories, rewards, strict=True))
+        return Group(problem, graded[:size], graded[size:])
+
+    async def _plays(
+        self, problem: Problem, places: Sequence[tuple[int, int]], seeds: tuple[int, str]
+    ) -> list[Trajectory]:
+        prompt = self.chat.encode(self.chat.messages(problem))
+        if self.thinking is None and answers_once(self.env):
+            return await self._answers(problem, prompt, places, seeds)
+        return await together([self._play(problem, prompt, place, seeds) for place in places])
 
     async def _answers(
         self,

@@ -162,9 +162,10 @@ class Run:
                     remove_folder(old)
         return path
 
-    def latest(self) -> Path | None:
-        """The newest complete checkpoint."""
-        return next(reversed(self._checkpoints()), None)
+    def latest(self, most: int | None = None) -> Path | None:
+        """The newest complete checkpoint, or the newest of at most the step ``most``."""
+        kept = [p for p in self._checkpoints() if most is None or int(p.name[5:]) <= most]
+        return kept[-1] if kept else None
 
     def save_model(self, write: Callable[[Path], None]) -> Path:
         """Have ``write`` fill the final Hugging Face folder ``model``."""

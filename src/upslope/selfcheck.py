@@ -15,11 +15,13 @@ from torch import Tensor
 
 from upslope.batch import Algorithm, Batch
 from upslope.chat import Chat
+from upslope.costs import missing
 from upslope.grading import grade
-from upslope.learner import Learner, Tally
+from upslope.learner import Learner
 from upslope.models.logprobs import unpacked
 from upslope.overlap import overlap
 from upslope.sources import spoken
+from upslope.tally import Tally
 from upslope.types import Env, Group, Problem, UserError
 
 # How far engine and learner may be apart in a log-probability: rounding, and nothing else.
@@ -130,6 +132,14 @@ def prove_trained(group: Group, chat: Chat) -> None:
             )
 
 
+def prove_costs(groups: Sequence[Group], wanted: frozenset[str]) -> None:
+    """Rewards report every cost that is held to a budget."""
+    valid = [r for group in groups for r in group.rewards if r.valid]
+    seen = {name: 0.0 for reward in valid for name in reward.costs}
+    for name in sorted(wanted - seen.keys()) if valid else ():
+        raise UserError(f"self-check: {missing(name, seen)}")
+
+
 def prove_logprobs(learner: Learner, batch: Batch) -> Proof:
     """The engine's log-probabilities of what it sampled are the learner's."""
     ours = learner.fill(batch, ["old_logprobs"]).old_logprobs
@@ -162,7 +172,10 @@ def prove_gradient(learner: Learner, batch: Batch, algorithm: Algorithm) -> list
     )
     # The same reply with a high and a low reward has no gradient, and noise in place of one.
     uneven = 1 + batch.trajectory[:, None] / len(batch)
-    batch = replace(batch, advantages=algorithm.advantages(batch) * uneven)
+    signal = algorithm.advantages(batch)
+    if not signal.any():  # groups are smaller here than a run's, perhaps too small to compare
+        signal = batch.trained.float()
+    batch = replace(batch, advantages=signal * uneven)
     tally, whole = _gradient(learner, batch, algorithm, budget=2**30)
     seen = tally.metrics()
     off = max(abs(seen["ratio/mean"] - 1), abs(seen["ratio/max"] - 1))
@@ -199,7 +212,8 @@ def _gradient(
     learner: Learner, batch: Batch, algorithm: Algorithm, budget: int
 ) -> tuple[Tally, list[Tensor]]:
     tally = learner.accumulate(batch, algorithm, budget)
-    grads = [p.grad for p in learner.policy.model.parameters() if p.grad is not None]
+    every = [parameter for own in learner.parameters for parameter in own]
+    grads = [p.grad for p in every if p.grad is not None]
     learner.optimiser.zero_grad()
     return tally, grads
 

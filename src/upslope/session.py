@@ -14,29 +14,30 @@ from upslope import machine
 from upslope.assessment import Assessment
 from upslope.chat import Chat
 from upslope.checkpoints import Checkpoint, Place, write_checkpoint
-from upslope.components import build
-from upslope.curriculum import Curriculum
-from upslope.demonstrations import Demonstration, read_demonstrations
 from upslope.devices import device_of, fitting_tokens
 from upslope.engines import OpensApart
 from upslope.engines.apart import ApartEngine
 from upslope.engines.local import LocalEngine
-from upslope.learner import Learner, frozen_copy
+from upslope.learner import Learner
 from upslope.ledger import Ledger, Phase, cpu_seconds
 from upslope.models.flops import activation_bytes
 from upslope.models.layers import known
-from upslope.models.load import adapted, count, load, save
+from upslope.models.load import adapted, count, load
+from upslope.names import engine_of
+from upslope.optional import critic_of
+from upslope.origins import source_of
+from upslope.provenance import RecordedSettings
 from upslope.recipe import Recipe
 from upslope.result import Accuracy, StageResult
+from upslope.rollback import roll_back
 from upslope.rollout import Player, Thinking
 from upslope.runs import Run
-from upslope.sources import Recorded, Rollouts
-from upslope.stages import Built, RecordedSettings, RolloutsSettings, built, engine_of
+from upslope.scorers import reference_of, teacher_of
+from upslope.stages import Built, built, refuse_recorded
 from upslope.sync import Synchroniser
 from upslope.threads import Threads, resolved, small
 from upslope.train import Parts
 from upslope.types import (
-    Demonstrates,
     Engine,
     Group,
     InFlight,
@@ -66,18 +67,12 @@ class Session:
         self.recipe, self.say, self.watches = recipe, say, watches
         self.stages, opens = built(recipe), engine_of(recipe.engine)
         settings = recipe.learner
-        for one in self.stages:
-            own = one.stage.learner
-            if (own.dtype, own.head) != (settings.dtype, settings.head):
-                key = "learner.dtype" if own.dtype != settings.dtype else "learner.head"
-                raise UserError(
-                    f"stage.{one.stage.name}.{key} differs from {key}: the stages train one "
-                    "model, so set it once"
-                )
         self.device = device_of(recipe.machine.device)
         # An adapter is beside the weights that it began with; the learner's state has its own.
         model = recipe.model if recipe.lora.rank else str(weights or recipe.model)
         self.policy = load(model, recipe.seed, getattr(torch, settings.dtype), self.device, say)
+        if any((c := critic_of(one.algorithm)) and c.decode for one in self.stages):
+            self.policy.untie()
         stale = any(one.stage.rollout.max_staleness for one in self.stages)
         parameters = count(self.policy)
         threads = resolved(recipe.machine.threads, parameters, say, sides=1 + stale)
@@ -111,6 +106,9 @@ class Session:
         lora = recipe.lora
         if lora.rank:
             self.policy = adapted(self.policy, lora.rank, lora.alpha, lora.targets, recipe.seed)
+        self.teachers = {
+            one.stage.name: teacher_of(self.policy, one.algorithm, say) for one in self.stages
+        }
         for one in self.stages:
             self.fits(one)
 
@@ -126,22 +124,18 @@ class Session:
             rollout.max_turns,
             thinking=Thinking.of(rollout),
             context=self.policy.context,
+            greedy="greedy" in one.algorithm.needs,
         )
 
     def learner(self, one: Built, run: Run, resumed: bool) -> Learner:
         """A fresh optimiser on the shared policy; the reference is the policy of its start."""
-        reference = None
-        if "ref_logprobs" in one.algorithm.needs and self.policy.rank:
-            reference = frozen_copy(self.policy)  # small; a resumed learner's state has its own
-        elif "ref_logprobs" in one.algorithm.needs and resumed:
-            folder = str(run.reference(one.stage.name))
-            reference = load(folder, 0, self.policy.model.dtype, self.device, self.say)
-            reference.model.requires_grad_(False)
-        elif "ref_logprobs" in one.algorithm.needs:
-            run.save_reference(one.stage.name, lambda folder: save(self.policy, folder))
-            reference = frozen_copy(self.policy)
+        reference = reference_of(
+            self.policy, one.algorithm, run, one.stage.name, self.say, resumed=resumed
+        )
         settings, updates = one.stage.learner, one.stage.updates
-        return Learner(self.policy, settings, self.spend, reference, updates)
+        learner = Learner(self.policy, settings, self.spend, reference, updates, one.algorithm)
+        learner.teacher = self.teachers[one.stage.name]
+        return learner
 
     def spend(self, phase: Phase, flops: float, tokens: int) -> None:
         """A pass of the learner, to the ledger; the next may have another share of the threads."""
@@ -181,29 +175,11 @@ class Session:
 
     def source(self, one: Built) -> Source:
         """Where this stage's groups come from."""
-        rollout, seed = one.stage.rollout, self.recipe.seed
-        if one.stage.source.type == "rollouts":
-            kept = build(RolloutsSettings, one.stage.source.settings, "source")
-            curriculum = Curriculum(one.problems("train"), seed, one.weights, kept.retire)
-            return Rollouts(
-                self.player(one),
-                curriculum,
-                size=rollout.group,
-                seed=seed,
-                max_staleness=rollout.max_staleness,
-                tries=rollout.tries,
-                finished=self.charge,
-            )
-        settings = build(RecordedSettings, one.stage.source.settings, "source")
-        if settings.path:
-            return Recorded(read_demonstrations(Path(settings.path)), self.chat, seed)
-        assert isinstance(one.env, Demonstrates), "stages.refuse lets no other pass"
-        shown = [Demonstration(p, reply) for p, reply in one.env.demonstrations("train")]
-        return Recorded(shown, self.chat, seed)
+        return source_of(one, self.player(one), self.chat, self.recipe.seed, self.charge)
 
     def charge(self, group: Group) -> None:
         """A finished group's sampling, to the ledger."""
-        for t in group.trajectories:
+        for t in (*group.trajectories, *group.greedy):
             self.ledger.add("prefill", t.usage.prefill_flops, t.usage.computed)
             self.ledger.add("decode", t.usage.decode_flops, t.usage.decoded)
 
@@ -215,15 +191,13 @@ class Session:
 
     def trained_on(self, one: Built) -> Sequence[Problem]:
         """The problems that this stage learns from."""
-        if one.stage.source.type == "recorded":
-            settings = build(RecordedSettings, one.stage.source.settings, "source")
-            if settings.path:
-                return [shown.problem for shown in read_demonstrations(Path(settings.path))]
-        return one.problems("train")
+        played = [] if isinstance(one.source, RecordedSettings) else one.problems("train")
+        return [*played, *(shown.problem for shown in one.recorded())]
 
     def fits(self, one: Built) -> None:
         """Refuse an env without problems to train on, and a context that the model has no room for,
         before anything is spent."""
+        refuse_recorded(one)
         if not self.trained_on(one):
             raise UserError("the env has no problems in its train split: give it more")
         longest = max(
@@ -241,15 +215,9 @@ class Session:
 
     def assessment(self, one: Built, run: Run) -> Assessment:
         """How a stage is evaluated."""
+        held_out, player, seed = self.held_out(one), self.player(one), self.recipe.seed
         return Assessment(
-            one.stage,
-            self.held_out(one),
-            self.player(one),
-            self.policy,
-            self.ledger,
-            run,
-            self.watches,
-            self.recipe.seed,
+            one.stage, held_out, player, self.policy, self.ledger, run, self.watches, seed
         )
 
     def parts(
@@ -281,7 +249,7 @@ class Session:
             run.checkpoint(at.step, lambda folder: write_checkpoint(folder, learner, kept), keep)
 
         return Parts(
-            one.stage,
+            one.looped,
             self.recipe.seed,
             one.algorithm,
             learner,
@@ -293,4 +261,5 @@ class Session:
             synchronise,
             measure,
             checkpoint,
+            lambda at, to: roll_back(run, learner, synchronise, at, to),
         )

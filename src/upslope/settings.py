@@ -66,8 +66,14 @@ class Rollout(Settings):
         Literal["decoupled", "bypass"], "stale groups: weigh by old/engine, or take old=engine"
     ] = "decoupled"
     importance: Annotated[
-        Literal["truncate", "mask"], "old/engine out of bounds: cut to the bound, or taken as 0"
+        Literal["truncate", "mask", "opsm"],
+        "old/engine out of bounds: cut to the bound, taken as 0, or (opsm) 0 for sequences that are"
+        " wrong and on average below the lower bound, else 1",
     ] = "truncate"
+    importance_level: Annotated[
+        Literal["token", "sequence", "geometric"],
+        "whose old/engine: a token's, its sequence's, or the geometric mean over that",
+    ] = "token"
     importance_cap: Annotated[Positive, "upper bound of the old/engine weight"] = 2.0
     importance_floor: Annotated[Amount, "lower bound of the old/engine weight"] = 0.0
     rows: Annotated[Count, "rows the engine decodes at once, at most"] = 256
@@ -75,6 +81,12 @@ class Rollout(Settings):
     think_tokens: Annotated[Number, "tokens before a reply is interrupted; 0 never does"] = 0
     think_window: Annotated[Number, "how many tokens later that may be, at random"] = 0
     interrupt: Annotated[Text, "what a reply is interrupted with; not trained"] = INTERRUPT
+
+    @property
+    def corrects(self) -> bool:
+        """Whether tokens of stale groups are weighed."""
+        weighs = self.correction == "decoupled" or self.importance == "opsm"
+        return bool(self.max_staleness) and weighs
 
 
 class Learner(Settings):

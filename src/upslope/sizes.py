@@ -9,6 +9,8 @@ import math
 from dataclasses import dataclass, replace
 
 from upslope.engines.apart import ApartEngine
+from upslope.models.policy import Policy
+from upslope.optional import critic_of
 from upslope.session import Session
 from upslope.stages import Built
 
@@ -69,8 +71,16 @@ def sizes(session: Session, one: Built) -> Sizes:
     update = forward + cost.token_back * packed + 2 * cost.pair * pairs + cost.head_back * head
     alone, own = rows * (prompt + reply - 1), rows * (prompt + reply) ** 2
     imitated = cost.forward(alone, 3 * own, head) + cost.token_back * alone + cost.head_back * head
+    teacher = session.teachers[stage.name]
+    taught = teacher.cost.forward(packed, pairs, head) if teacher else 0.0
     filled = forward if learner.updates * learner.epochs > 1 else 0.0
-    prefill, decode = sampled(session, groups, members, prompt, reply) if live else (0.0, 0.0)
+    if (critic := critic_of(one.algorithm)) is not None:
+        apart, trunk = critic.place == "separate", cost.forward(packed, pairs, 0)
+        filled += trunk if apart or not filled else 0.0
+        if apart:
+            update += trunk + cost.token_back * packed + 2 * cost.pair * pairs
+    played = members + ("greedy" in one.algorithm.needs)
+    prefill, decode = sampled(session, groups, played, prompt, reply) if live else (0.0, 0.0)
     held = max(map(len, session.held_out(one).values()))
     found = Sizes(
         name=stage.name,
@@ -82,7 +92,7 @@ def sizes(session: Session, one: Built) -> Sizes:
         prefill=prefill,
         decode=decode,
         update=update * learner.epochs + filled,
-        reference=forward if "ref_logprobs" in one.algorithm.needs else 0.0,
+        reference=(forward if "ref_logprobs" in one.algorithm.needs else 0.0) + taught,
         evaluation=sum(sampled(session, held, stage.evaluation.samples + 1, prompt, reply)),
         evaluations=2,
         steps=stage.stop.steps,
@@ -123,15 +133,26 @@ class Memory:
         return self.process + sum(held) + self.activations
 
 
+def weight(policy: Policy | None) -> float:
+    """Bytes of a policy's weights; of none, 0."""
+    if policy is None:
+        return 0.0
+    return float(sum(p.numel() * p.element_size() for p in policy.model.parameters()))
+
+
 def memory(session: Session) -> Memory:
     """Of the whole run: the most any stage needs."""
     policy = session.policy
-    weights = float(sum(p.numel() * p.element_size() for p in policy.model.parameters()))
+    weights = weight(policy)
     trained = float(sum(p.numel() * p.element_size() for _, p in policy.trained()))
     head, _ = policy.head()
     # The engine keeps a copy of a head that is computed in another dtype.
     cast = head.numel() * policy.head_dtype.itemsize if head.dtype != policy.head_dtype else 0
     reference = any("ref_logprobs" in one.algorithm.needs for one in session.stages)
+    critics = [c for one in session.stages if (c := critic_of(one.algorithm)) is not None]
+    apart_critics = [c for c in critics if c.place == "separate"]
+    judge = trained if apart_critics else 0.0
+    copies = max((bool(c.polyak) + bool(c.l2) for c in apart_critics), default=0)
     # In a process of its own the engine has Python and the libraries again, and weights come there
     # through memory that both share.
     apart = isinstance(session.engine, ApartEngine)
@@ -139,10 +160,10 @@ def memory(session: Session) -> Memory:
     tokens = min(session.recipe.learner.micro_tokens, largest)
     return Memory(
         process=PROCESS * (1 + apart),
-        weights=weights,
-        gradients=trained,
-        optimiser=2 * trained,
+        weights=weights + judge * (1 + copies),
+        gradients=trained + judge,
+        optimiser=2 * (trained + judge),
         engine=weights * (1 + apart) + cast,
-        reference=trained if reference else 0.0,
+        reference=(trained if reference else 0.0) + sum(map(weight, session.teachers.values())),
         activations=float(session.activations * tokens),
     )

@@ -1,4 +1,4 @@
-"""Where groups come from: ``Rollouts`` plays problems, ``Recorded`` reads replies."""
+"""Where groups come from: ``Rollouts`` plays problems, ``Recorded`` reads what was played."""
 
 from __future__ import annotations
 
@@ -11,11 +11,23 @@ from typing import Any
 import numpy as np
 
 from upslope.chat import Chat
-from upslope.curriculum import Curriculum, order
-from upslope.demonstrations import Demonstration
+from upslope.curriculum import Curriculum, Heat, order
+from upslope.demonstrations import Demonstration, sets
 from upslope.rollout import Player
 from upslope.seeds import seed_of
-from upslope.types import Group, Metrics, Problem, Reward, Segment, Trajectory, Turn, UserError
+from upslope.segments import Rows
+from upslope.types import (
+    Completion,
+    Group,
+    Message,
+    Metrics,
+    Problem,
+    Reward,
+    Segment,
+    Trajectory,
+    Turn,
+    UserError,
+)
 
 
 class Rollouts:
@@ -23,10 +35,9 @@ class Rollouts:
 
     ``max_staleness`` k keeps k + 1 steps' worth of groups under way; 0 starts only what is asked
     for, so that every group was sampled with the newest weights. A group staler than that is
-    dropped and counted in ``dropped``, one that ``keep`` refuses in ``refused``.
+    dropped and counted in ``dropped``, one that ``keep`` refuses in ``refused``. ``sync``: the
+    engine has new weights every so many steps, and groups are as old.
     """
-
-    live = True
 
     def __init__(
         self,
@@ -37,11 +48,14 @@ class Rollouts:
         seed: int,
         max_staleness: int = 0,
         tries: int = 4,
+        sync: int = 1,
         finished: Callable[[Group], None] = lambda group: None,
+        heat: Heat = Heat(),
     ) -> None:
         self.player, self.curriculum, self.size, self.seed = player, curriculum, size, seed
         self.max_staleness, self.tries, self.finished = max_staleness, tries, finished
-        self.dropped = self.refused = 0
+        self.sync, self.heat = sync, heat
+        self.dropped = self.refused = self.steps = 0
         self.underway: deque[tuple[Problem, int, asyncio.Task[Group]]] = deque()
         self.again: deque[tuple[Problem, int]] = deque()
 
@@ -59,7 +73,7 @@ class Rollouts:
             self.underway.popleft()
             self.finished(group)
             self.curriculum.learn(group)
-            if version - group.version > self.max_staleness:
+            if version - group.version > self.max_staleness + self.sync - 1:
                 self.dropped += 1
             elif not keep(group):
                 self.refused += 1
@@ -67,6 +81,7 @@ class Rollouts:
                 taken.append(group)
             if len(taken) == n:
                 break
+        self.steps += 1
         return taken
 
     def observe(self, groups: Sequence[Group]) -> None:
@@ -88,6 +103,7 @@ class Rollouts:
             "again": [[p.id, visit] for p, visit in (*unused, *self.again)],
             "dropped": self.dropped,
             "refused": self.refused,
+            "steps": self.steps,
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
@@ -95,6 +111,7 @@ class Rollouts:
         self.curriculum.load_state(state["curriculum"])
         self.again.extend((self.curriculum.known[name], visit) for name, visit in state["again"])
         self.dropped, self.refused = int(state["dropped"]), int(state["refused"])
+        self.steps = int(state["steps"])
 
     async def close(self) -> None:
         """Cancel what is underway and wait until it has ended."""
@@ -109,37 +126,44 @@ class Rollouts:
             chosen = self.again.popleft() if self.again else self.curriculum.next()
             if chosen is None:
                 return
-            play = self.player.group(*chosen, self.size, self.seed, "train")
+            hot = self.heat.at(self.steps, self.player.temperature)
+            player = replace(self.player, temperature=hot) if self.heat.steps else self.player
+            play = player.group(*chosen, self.size, self.seed, "train")
             self.underway.append((*chosen, asyncio.ensure_future(play)))
 
 
 class Recorded:
-    """Groups of one from recorded replies, each epoch in another order.
+    """Groups of recorded plays, each epoch in another order.
 
-    The prompt is context, the reply (with the token or string that ends it) is the trained span.
+    Prompts are context; what was said (with the token or string that ends it) is trained.
     """
 
-    live = False
+    sync = 0
 
     def __init__(self, demonstrations: Sequence[Demonstration], chat: Chat, seed: int) -> None:
         if not demonstrations:
             raise UserError("the recorded source is empty: give it at least one reply")
-        self.demonstrations, self.chat, self.seed = demonstrations, chat, seed
+        self.sets, self.chat, self.seed = sets(demonstrations), chat, seed
         self.taken = 0
+        self._refuse_tokens()
 
     async def groups(self, n: int, version: int, keep: Callable[[Group], bool]) -> list[Group]:
-        """The next ``n`` replies that ``keep`` accepts, within one pass over all of them."""
+        """The next ``n`` groups that ``keep`` accepts, within one pass over all of them."""
         groups: list[Group] = []
-        for _ in range(len(self.demonstrations) + n):
-            visit, place = divmod(self.taken, len(self.demonstrations))
-            chosen = order(len(self.demonstrations), self.seed, visit)[place]
+        for _ in range(len(self.sets) + n):
+            visit, place = divmod(self.taken, len(self.sets))
+            chosen = order(len(self.sets), self.seed, visit)[place]
             self.taken += 1
-            group = self._group(self.demonstrations[chosen], visit, version)
+            group = self._group(self.sets[chosen], visit, version)
             if keep(group):
                 groups.append(group)
             if len(groups) == n:
                 return groups
         raise UserError(f"only {len(groups)} of {n} recorded groups were accepted in a whole pass")
+
+    def all(self) -> list[Group]:
+        """Every group once, in the order of the data."""
+        return [self._group(members, 0, 0) for members in self.sets]
 
     def observe(self, groups: Sequence[Group]) -> None:
         """Nothing to learn."""
@@ -149,7 +173,7 @@ class Recorded:
         return {}
 
     def state(self) -> Mapping[str, Any]:
-        """How many replies were taken, and of which."""
+        """How many groups were taken, and of which."""
         return {"taken": self.taken, "replies": self._name()}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
@@ -165,21 +189,45 @@ class Recorded:
         """Nothing is underway."""
 
     def _name(self) -> int:
-        said = ((d.problem.id, d.reply) for d in self.demonstrations)
-        return seed_of("replies", *(part for pair in said for part in pair))
+        plays = [one for members in self.sets for one in members]
+        said = ((one.problem.id, one.reply, str(one.reward)) for one in plays)
+        return seed_of("replies", *(part for play in said for part in play))
 
-    def _group(self, shown: Demonstration, visit: int, version: int) -> Group:
-        play = spoken(self.chat, shown.problem, shown.reply, visit, version)
-        return Group(shown.problem, (replace(play, reward=Reward(shown.reward)),))
+    def _group(self, shown: Sequence[Demonstration], visit: int, version: int) -> Group:
+        problem = shown[0].problem
+        plays = [
+            replace(
+                recited(self.chat, one, visit, version),
+                problem=problem,
+                member=member,
+                reward=Reward(one.reward),
+            )
+            for member, one in enumerate(shown)
+        ]
+        return Group(problem, tuple(plays))
+
+    def _refuse_tokens(self) -> None:
+        """Tokens of another model's vocabulary."""
+        known = len(self.chat.tokenizer)
+        for one in (one for members in self.sets for one in members):
+            most = max((int(segment.tokens.max()) for segment in one.segments), default=0)
+            if most >= known:
+                raise UserError(
+                    f"a recorded play of problem {one.problem.id!r} has the token {most}, and the "
+                    f"model knows {known}: it was recorded with another tokenizer"
+                )
 
 
 def spoken(
-    chat: Chat, problem: Problem, reply: str, visit: int = 0, version: int = 0
+    chat: Chat, problem: Problem, reply: str, visit: int = 0, version: int = 0, cut: bool = False
 ) -> Trajectory:
-    """A trajectory in which a given reply was said; its tokens are trained."""
+    """A trajectory in which a given reply was said; its tokens are trained.
+
+    ``cut``: nothing ends it.
+    """
     messages = chat.messages(problem)
     prompt = chat.encode(messages)
-    tokens = [*prompt, *chat.reply(reply, problem.stop)]
+    tokens = [*prompt, *chat.reply(reply, ("",) if cut else problem.stop)]
     trained = np.arange(len(tokens)) >= len(prompt)
     segment = Segment(
         np.array(tokens, dtype=np.int32),
@@ -187,6 +235,43 @@ def spoken(
         np.where(trained, np.nan, 0.0).astype(np.float32),
         np.where(trained, version, -1).astype(np.int32),
     )
-    turn = Turn(0, len(prompt), len(tokens), "stop")
+    turn = Turn(0, len(prompt), len(tokens), "length" if cut else "stop")
     said = {"role": "assistant", "content": reply}
     return Trajectory(problem, visit, 0, (segment,), (turn,), (*messages, said))
+
+
+def recited(chat: Chat, shown: Demonstration, visit: int, version: int) -> Trajectory:
+    """A recorded play as a trajectory: its own tokens, or its words in the chat's."""
+    problem = shown.problem
+    messages = chat.messages(problem)
+    if shown.segments:
+        segments = tuple(
+            replace(s, versions=np.where(s.trained, version, -1)) for s in shown.segments
+        )
+        said = shown.said or ({"role": "assistant", "content": shown.reply},)
+        return Trajectory(problem, visit, 0, segments, shown.turns, (*messages, *said))
+    if not shown.said:
+        return spoken(chat, problem, shown.reply, visit, version, shown.cut)
+    rows, past = Rows(chat.encode(messages)), list(messages)
+    for place, message in enumerate(shown.said):
+        if message["role"] == "assistant":
+            if place:
+                _answered(chat, rows, past)
+            last = shown.cut and message is shown.said[-1]
+            tokens = chat.reply(message["content"], ("",) if last else problem.stop)
+            blank = np.full(len(tokens), np.nan, dtype=np.float32)
+            versions = np.full(len(tokens), version, dtype=np.int32)
+            rows.sampled(Completion(np.array(tokens), blank, versions, "stop"), 1.0)
+        past.append(message)
+    if shown.cut:
+        rows.ended("length")
+    return Trajectory(problem, visit, 0, tuple(rows.closed()), tuple(rows.turns), tuple(past))
+
+
+def _answered(chat: Chat, rows: Rows, past: Sequence[Message]) -> None:
+    """What came between two turns, in this segment or, where the past was rewritten, a new one."""
+    longer = chat.extend(rows.tokens, past)
+    if longer is None:
+        rows.rewritten(chat.encode(past))
+    else:
+        rows.extended(longer)

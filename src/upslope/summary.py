@@ -14,6 +14,7 @@ def changed(run: Run) -> list[str]:
     for name in ("sampled", "greedy"):
         before, after = (dict(a)[name] for a in (result.before, result.after))
         lines.append(f"  {name:8}{figure(before)}  ->  {figure(after)}")
+    lines += widened(run, result.stages[-1].name)
     chosen = result.stages[-1].selected
     if chosen is not None:
         lines.append(f"  step {chosen} did best on validation; the test split was asked only here")
@@ -37,6 +38,18 @@ def changed(run: Run) -> list[str]:
         f"try it: upslope chat {run.path}",
     ]
     return lines
+
+
+def widened(run: Run, stage: str) -> list[str]:
+    """What one of several samples solves at least, before and after; nothing of single samples."""
+    name, mean = "evaluation/sampled/pass_at_k", "evaluation/sampled/mean"
+    rows = [row for row in run.evaluations() if row["stage"] == stage and name in row]
+    if len(rows) < 2:
+        return []
+    (old, new), (was, now) = ((rows[0][key], rows[-1][key]) for key in (name, mean))
+    verdict = "it solves more problems" if new > old else "it solves no more problems"
+    verdict += ", and each more often" if now > was else ""
+    return [f"  {'pass@k':8}{100 * old:5.1f}%  ->  {100 * new:.1f}%: {verdict}"]
 
 
 def figure(estimate: Estimate) -> str:

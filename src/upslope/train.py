@@ -10,6 +10,7 @@ from upslope.checkpoints import Place, due
 from upslope.learner import Learner
 from upslope.ledger import Ledger
 from upslope.measures import changes, merged, played, rollout_metrics
+from upslope.optional import Reports
 from upslope.recipe import Stage
 from upslope.result import Accuracy
 from upslope.runs import Run
@@ -20,7 +21,7 @@ from upslope.types import Group, Metrics, Source, Watch
 
 @dataclass(frozen=True)
 class Parts:
-    """One stage's recipe as objects; the last three act on engine, run and disk.
+    """One stage's recipe as objects; the last four act on engine, run and disk.
 
     ``beside`` runs an update while the event loop goes on sampling.
     """
@@ -37,6 +38,7 @@ class Parts:
     synchronise: Callable[[int, bool], Awaitable[None]]
     evaluate: Callable[[int], Awaitable[Accuracy]]
     checkpoint: Callable[[Place], None]
+    roll_back: Callable[[Place, int], Awaitable[Place]]
 
 
 async def train(p: Parts, at: Place) -> Place:
@@ -47,11 +49,12 @@ async def train(p: Parts, at: Place) -> Place:
     while not at.stopped:
         with p.ledger.time("decode"):
             groups = await p.source.groups(rollout.problems, at.step, p.algorithm.keep)
+        before = at.step  # a roll-back has a version of its own
         at = await learn(p, at, groups) if groups else at.ended("signal")
         at = at.bounded(stop, p.ledger.totals())
         if at.stopped or due(at.step - at.first, evaluation.every):
             at = at.measured(await p.evaluate(at.step), stop)
-        if at.stopped or due(at.step, p.stage.checkpoint.every):
+        if at.stopped or at.step > before + 1 or due(at.step, p.stage.checkpoint.every):
             p.checkpoint(at)
     return at
 
@@ -64,30 +67,34 @@ async def learn(p: Parts, at: Place, groups: Sequence[Group]) -> Place:
         batch = Batch.of(groups, at.state)
         metrics |= await p.beside(lambda: optimise(p, batch, at.step))
     at, name = at.moved(p.algorithm.advance(at.state, metrics)), p.stage.name
-    if p.source.live:
+    if due(at.step - at.first, p.source.sync):
         await p.synchronise(at.step, changes(metrics))
+    if p.source.sync:
         p.run.log_trajectories([trajectory_row(at.step, name, t) for t in played(groups)])
     metrics |= p.ledger.row()
     p.run.log(at.step, name, metrics)
     actions = [action for w in p.watches for action in w.see(name, at.step, groups, metrics)]
-    return at.ended("watch" if actions else "")
+    if back := [action for action in actions if isinstance(action, int)]:
+        at = await p.roll_back(at, min(back))
+    return at.ended("watch" if "stop" in actions else "")
 
 
 def optimise(p: Parts, batch: Batch, step: int) -> Metrics:
     """All updates of one rollout batch: advantages once, then epochs of updates."""
     rollout, learner = p.stage.rollout, p.stage.learner
-    decoupled = rollout.max_staleness > 0 and rollout.correction == "decoupled"
+    stale = rollout if rollout.corrects else None
     several = learner.updates * learner.epochs > 1  # a single update's own values are the old ones
     columns: list[Column] = ["old_logprobs"] if several else []
     batch = p.learner.fill(batch, sorted({*columns, *p.algorithm.needs}))
     batch = replace(batch, advantages=p.algorithm.advantages(batch))
     if rollout.max_staleness and rollout.correction == "bypass":
         batch = replace(batch, old_logprobs=batch.engine_logprobs)
+    said = p.algorithm.report(batch) if isinstance(p.algorithm, Reports) else {}
     seen: list[Metrics] = []
     for epoch in range(learner.epochs):
         for rows in batch.updates(learner.updates, seed_of(p.seed, "updates", step, epoch)):
             part = batch.rows(rows)
             if not (seen or rollout.max_staleness):
                 part = replace(part, old_logprobs=None)  # the live values: ratio exactly 1
-            seen.append(p.learner.update(part, p.algorithm, rollout if decoupled else None))
-    return merged(seen)
+            seen.append(p.learner.update(part, p.algorithm, stale))
+    return merged(seen) | said

@@ -22,12 +22,13 @@ from upslope.launch import prove
 from upslope.models.hub import to_stderr
 from upslope.models.load import count, load
 from upslope.models.policy import Policy
+from upslope.names import env_of
 from upslope.overrides import merge, tree_of
 from upslope.recipe import Recipe, read
+from upslope.scorers import model_in
 from upslope.selfcheck import Proof
 from upslope.session import Session
 from upslope.settings import Component
-from upslope.stages import env_of
 from upslope.threads import resolved
 from upslope.types import Env, Message, Sampling, UserError
 
@@ -35,18 +36,15 @@ from upslope.types import Env, Message, Sampling, UserError
 def recipe_of(name: str) -> Recipe | None:
     """The recipe of a run's folder, a finished run's; None where the name is a model's."""
     folder = Path(name).expanduser()
-    if not (folder / "recipe.toml").is_file():
+    if model_in(name) == name:
         return None
-    if not (folder / "model").is_dir():
-        raise UserError(f"run {folder} has no final model yet: let it end, or give a checkpoint")
     return read(folder / "recipe.toml")
 
 
 def opened(name: str) -> tuple[Policy, Recipe | None]:
     """A model by name, or a run's final model with its recipe."""
     recipe = recipe_of(name)
-    weights = name if recipe is None else str(Path(name).expanduser() / "model")
-    policy = load(weights, say=to_stderr)
+    policy = load(model_in(name), say=to_stderr)
     torch.set_num_threads(resolved(0, count(policy), to_stderr))
     return policy, recipe
 

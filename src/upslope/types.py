@@ -211,8 +211,7 @@ class Trajectory:
     @property
     def version(self) -> int:
         """The oldest weight version among its trained tokens."""
-        versions = [s.versions[s.trained].tolist() for s in self.segments]
-        return min((min(v) for v in versions if v), default=-1)
+        return min((v for s in self.segments for v in s.versions[s.trained].tolist()), default=-1)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -221,6 +220,7 @@ class Group:
 
     problem: Problem
     trajectories: tuple[Trajectory, ...]
+    greedy: tuple[Trajectory, ...] = ()  # one at temperature 0, never trained, where asked for
 
     @property
     def rewards(self) -> list[Reward]:
@@ -316,8 +316,8 @@ class Source(Protocol):
     """Where groups come from: rollouts, a file, or a mix."""
 
     @property
-    def live(self) -> bool:
-        """Whether groups are sampled from the engine, which then needs each step's weights."""
+    def sync(self) -> int:
+        """Steps between loads of new weights into the engine sampled from; 0: none is."""
 
     async def groups(self, n: int, version: int, keep: Callable[[Group], bool]) -> Sequence[Group]:
         """The next ``n`` groups that ``keep`` accepts, in bounded tries, none too stale."""
@@ -338,7 +338,7 @@ class Source(Protocol):
         """End what is under way."""
 
 
-Action = Literal["stop"]
+Action = Literal["stop"] | int  # a number: back to the weights of that step or before
 
 
 class Watch(Protocol):

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal, final
+from typing import Literal, final
 
 from torch import Tensor
 
@@ -19,7 +19,8 @@ from upslope import advantages, losses
 from upslope.advantages import Overlong, Scale
 from upslope.algorithms import parts
 from upslope.algorithms.parts import ZeroVariance
-from upslope.batch import Batch, Couples, Outputs
+from upslope.batch import Batch, Outputs
+from upslope.exploration import Explore
 from upslope.losses import KL, Entropy
 
 
@@ -35,9 +36,10 @@ class CISPO:
     overlong: Overlong = Overlong()
     entropy: Entropy = Entropy()
     kl: KL = KL()
+    explore: Explore = Explore()
 
-    couples: ClassVar[Couples] = "row"
-    needs, reads, claims = parts.needs, parts.reads, parts.group_claims
+    couples, needs, reads = parts.couples, parts.needs, parts.reads
+    claims = parts.group_claims
     keep, start, advance = parts.keep, parts.start, parts.advance
 
     def advantages(self, batch: Batch) -> Tensor:

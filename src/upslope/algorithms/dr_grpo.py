@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, final
+from typing import final
 
 from torch import Tensor
 
@@ -18,28 +18,35 @@ from upslope import advantages, losses
 from upslope.advantages import Overlong
 from upslope.algorithms import parts
 from upslope.algorithms.parts import ZeroVariance
-from upslope.batch import Batch, Couples, Outputs
+from upslope.batch import Batch, Outputs
+from upslope.exploration import Explore
 from upslope.losses import KL, Entropy
 
 
 @final
 @dataclass(frozen=True)
 class DrGRPO:
-    """``length``: the constant that divides token sums, best the rollout's ``max_tokens``."""
+    """``length``: the constant that divides token sums, best the rollout's ``max_tokens``.
+
+    ``clip_dual`` is GRPO's.
+    """
 
     length: int = 64
     clip_low: float = 0.2
     clip_high: float = 0.2
+    clip_dual: float = 0.0
     zero_variance: ZeroVariance = "count"
     overlong: Overlong = Overlong()
     entropy: Entropy = Entropy()
     kl: KL = KL()
+    explore: Explore = Explore()
 
-    couples: ClassVar[Couples] = "row"
-    needs, reads, claims = parts.needs, parts.reads, parts.group_claims
+    couples, needs, reads = parts.couples, parts.needs, parts.reads
+    claims = parts.group_claims
     keep, start, advance = parts.keep, parts.start, parts.advance
 
     def __post_init__(self) -> None:
+        parts.check_dual(self.clip_dual)
         if self.length < 1:
             raise ValueError(f"length must be at least 1, got {self.length}")
 
@@ -51,8 +58,5 @@ class DrGRPO:
         return losses.constant_length(counted, batch.trajectory, self.length)
 
     def loss(self, out: Outputs, batch: Batch) -> tuple[Tensor, Mapping[str, Tensor]]:
-        old, advantage = parts.filled(batch)
-        rho = losses.ratio(out.logprobs, old)
-        loss = losses.clipped(rho, advantage, self.clip_low, self.clip_high)
-        share = losses.clipped_share(rho.detach(), advantage, self.clip_low, self.clip_high)
-        return parts.with_penalties(self, loss, {"clip/share": share}, out, batch)
+        loss, clip = parts.clipped(self, out, batch)
+        return parts.with_penalties(self, loss, clip, out, batch)

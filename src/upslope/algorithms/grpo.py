@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal, final
+from typing import Literal, final
 
 from torch import Tensor
 
@@ -18,7 +18,8 @@ from upslope import advantages, losses
 from upslope.advantages import Overlong, Scale
 from upslope.algorithms import parts
 from upslope.algorithms.parts import ZeroVariance
-from upslope.batch import Batch, Couples, Outputs
+from upslope.batch import Batch, Outputs
+from upslope.exploration import Explore
 from upslope.losses import KL, Entropy
 
 
@@ -27,6 +28,7 @@ from upslope.losses import KL, Entropy
 class GRPO:
     """PPO's clip with separate bounds, on rewards less their group's mean.
 
+    ``clip_dual``: where A < 0 the loss is at most so many times -A (arXiv:1912.09729); 0 is none.
     ``scale``: what these are divided by: their group's std, the batch's, or nothing.
     ``zero_variance``: whether groups of equal rewards count in the means, are dropped from them,
     or others are played in their place.
@@ -34,16 +36,21 @@ class GRPO:
 
     clip_low: float = 0.2
     clip_high: float = 0.2
+    clip_dual: float = 0.0
     scale: Scale = "group"
     aggregation: Literal["sequence", "token", "prompt"] = "sequence"
     zero_variance: ZeroVariance = "count"
     overlong: Overlong = Overlong()
     entropy: Entropy = Entropy()
     kl: KL = KL()
+    explore: Explore = Explore()
 
-    couples: ClassVar[Couples] = "row"
-    needs, reads, claims = parts.needs, parts.reads, parts.group_claims
+    couples, needs, reads = parts.couples, parts.needs, parts.reads
+    claims = parts.group_claims
     keep, start, advance = parts.keep, parts.start, parts.advance
+
+    def __post_init__(self) -> None:
+        parts.check_dual(self.clip_dual)
 
     def advantages(self, batch: Batch) -> Tensor:
         values = advantages.scaled(self.scale, *parts.compared(self, batch))
@@ -54,8 +61,5 @@ class GRPO:
         return losses.aggregate(self.aggregation, counted, batch.trajectory, batch.group)
 
     def loss(self, out: Outputs, batch: Batch) -> tuple[Tensor, Mapping[str, Tensor]]:
-        old, advantage = parts.filled(batch)
-        rho = losses.ratio(out.logprobs, old)
-        loss = losses.clipped(rho, advantage, self.clip_low, self.clip_high)
-        share = losses.clipped_share(rho.detach(), advantage, self.clip_low, self.clip_high)
-        return parts.with_penalties(self, loss, {"clip/share": share}, out, batch)
+        loss, clip = parts.clipped(self, out, batch)
+        return parts.with_penalties(self, loss, clip, out, batch)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, final
+from typing import final
 
 from torch import Tensor
 
@@ -19,7 +19,8 @@ from upslope import advantages, losses
 from upslope.advantages import Overlong, Scale
 from upslope.algorithms import parts
 from upslope.algorithms.parts import ZeroVariance
-from upslope.batch import Batch, Couples, Outputs
+from upslope.batch import Batch, Outputs
+from upslope.exploration import Explore
 from upslope.losses import KL, Entropy
 
 
@@ -29,20 +30,26 @@ class GSPO:
     """The ratio is the geometric mean of a trajectory's, so that the clip is narrower than GRPO's.
 
     Its clip is the paper's; ScaleRL (arXiv:2510.13786) needed about 0.004 on both sides. Means
-    are over trajectories. ``scale`` and ``zero_variance`` are GRPO's.
+    are over trajectories. ``clip_dual``, ``scale`` and ``zero_variance`` are
+    GRPO's.
     """
 
     clip_low: float = 3e-4
     clip_high: float = 4e-4
+    clip_dual: float = 0.0
     scale: Scale = "group"
     zero_variance: ZeroVariance = "count"
     overlong: Overlong = Overlong()
     entropy: Entropy = Entropy()
     kl: KL = KL()
+    explore: Explore = Explore()
 
-    couples: ClassVar[Couples] = "trajectory"
-    needs, reads, claims = parts.needs, parts.reads, parts.group_claims
+    couples, needs, reads = parts.trajectory_couples, parts.needs, parts.reads
+    claims = parts.group_claims
     keep, start, advance = parts.keep, parts.start, parts.advance
+
+    def __post_init__(self) -> None:
+        parts.check_dual(self.clip_dual)
 
     def advantages(self, batch: Batch) -> Tensor:
         values = advantages.scaled(self.scale, *parts.compared(self, batch))
@@ -54,6 +61,5 @@ class GSPO:
     def loss(self, out: Outputs, batch: Batch) -> tuple[Tensor, Mapping[str, Tensor]]:
         old, advantage = parts.filled(batch)
         rho = losses.sequence_ratio(out.logprobs, old, batch.trained, batch.trajectory)
-        loss = losses.clipped(rho, advantage, self.clip_low, self.clip_high)
-        share = losses.clipped_share(rho.detach(), advantage, self.clip_low, self.clip_high)
-        return parts.with_penalties(self, loss, {"clip/share": share}, out, batch)
+        loss, clip = parts.clipped_at(self, rho, advantage)
+        return parts.with_penalties(self, loss, clip, out, batch)

@@ -11,15 +11,18 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
-from upslope import advantages
+from upslope import advantages, exploration, losses
 from upslope.advantages import Overlong
-from upslope.batch import Algorithm, Batch, Claim, Column, Outputs, Read, State
+from upslope.batch import Algorithm, Batch, Claim, Column, Couples, Outputs, Read, State
+from upslope.exploration import Explore
 from upslope.losses import KL, Entropy, kl
 from upslope.types import Group, Metrics
 
 # A group without signal counts in the means, leaves them, or is not kept (and another is played).
 ZeroVariance = Literal["count", "drop", "resample"]
+Loss = tuple[Tensor, Mapping[str, Tensor]]
 NO_COLUMNS: frozenset[Column] = frozenset()
+EQUAL: frozenset[Claim] = frozenset({"equal_rewards_no_signal"})
 POLICY_GRADIENT: frozenset[Claim] = frozenset({"policy_gradient", "silent_without_advantage"})
 
 
@@ -35,12 +38,28 @@ class Shaped(Protocol):
     @property
     def kl(self) -> KL: ...
 
+    @property
+    def explore(self) -> Explore: ...
+
 
 class Grouped(Shaped, Protocol):
     """Those of one whose baseline is the group's."""
 
     @property
     def zero_variance(self) -> ZeroVariance: ...
+
+
+class Clipped(Protocol):
+    """Those of one with PPO's clip."""
+
+    @property
+    def clip_low(self) -> float: ...
+
+    @property
+    def clip_high(self) -> float: ...
+
+    @property
+    def clip_dual(self) -> float: ...
 
 
 def keep_all(self: Algorithm, group: Group) -> bool:
@@ -64,59 +83,95 @@ def keep(self: Grouped, group: Group) -> bool:
 
 
 def start(self: Shaped) -> State:
-    """The entropy bonus's state."""
-    return self.entropy.start()
+    """The state of the entropy bonus and of an adaptive KL."""
+    return {**self.entropy.start(), **self.kl.start()}
 
 
 def advance(self: Shaped, state: State, metrics: Metrics) -> State:
-    """The entropy bonus's state after a step."""
-    return self.entropy.advance(state, metrics)
+    """That state after a step."""
+    return self.kl.advance(self.entropy.advance(state, metrics), metrics)
 
 
-def _needs(self: Shaped) -> frozenset[Column]:
+def check_dual(dual: float) -> None:
+    """Refuse a dual clip that would act at ratio 1."""
+    if dual and dual <= 1:
+        raise ValueError(f"clip_dual must be above 1, or 0 for none, got {dual:g}")
+
+
+def columns(self: Shaped) -> frozenset[Column]:
     """The reference for a KL, and for one in the reward the old policy's values, too."""
+    needed: set[Column] = {"entropy"} if self.explore.hold == "low_entropy" else set()
     if self.kl.in_reward:
-        return frozenset({"ref_logprobs", "old_logprobs"})
-    return frozenset({"ref_logprobs"}) if self.kl.in_loss else NO_COLUMNS
+        needed |= {"ref_logprobs", "old_logprobs"}
+    return frozenset(needed | {"ref_logprobs"} if self.kl.in_loss else needed)
 
 
 def _reads(self: Shaped) -> frozenset[Read]:
     return frozenset({"logprobs", "entropy"} if self.entropy.wanted else {"logprobs"})
 
 
+def penalised(self: Shaped) -> bool:
+    """A KL in the loss, KL-Cov and an entropy bonus move rows without signal, too."""
+    return self.kl.in_loss or self.entropy.wanted or self.explore.hold == "kl_cov"
+
+
 def _claims(self: Shaped) -> frozenset[Claim]:
-    """A KL in the loss and an entropy bonus move rows without signal, too."""
-    return frozenset() if self.kl.in_loss or self.entropy.wanted else POLICY_GRADIENT
+    return frozenset() if penalised(self) else POLICY_GRADIENT
 
 
-def _group_claims(self: Grouped) -> frozenset[Claim]:
-    """A KL in the reward and a punished length are signals of their own."""
+def signals(self: Shaped) -> frozenset[Claim]:
+    """``claims`` of one that compares a group's members.
+
+    A KL in the reward and a punished length are signals of their own.
+    """
     if self.kl.in_reward or self.overlong.limit:
         return _claims(self)
-    return _claims(self) | {"equal_rewards_no_signal"}
+    return _claims(self) | EQUAL
 
 
-needs, reads = property(_needs), property(_reads)
-claims, group_claims = property(_claims), property(_group_claims)
+def _couples(self: Shaped) -> Couples:
+    """KL-Cov compares the tokens of a group."""
+    return "group" if self.explore.hold == "kl_cov" else "row"
+
+
+def _trajectory_couples(self: Shaped) -> Couples:
+    return "group" if self.explore.hold == "kl_cov" else "trajectory"
+
+
+needs, reads = property(columns), property(_reads)
+couples, trajectory_couples = property(_couples), property(_trajectory_couples)
+claims, group_claims = property(_claims), property(signals)
 
 
 def outcomes(
     batch: Batch, penalty: KL, overlong: Overlong = Overlong()
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Reward, group id and validity of each trajectory; the reward less what settings take off."""
+    """Reward, group id and validity of each trajectory; a reward less what settings take off."""
     reward, member = batch.by_trajectory(batch.reward)
     group, _ = batch.by_trajectory(batch.group)
     valid, _ = batch.by_trajectory(batch.valid)
+    if batch.bare:
+        return reward, group, valid
     zeros = torch.zeros_like(reward)
     sampled = zeros.index_add(0, member, batch.trained.sum(1).to(reward.dtype))
     reward = reward - overlong.penalty(sampled)
     if not penalty.in_reward:
         return reward, group, valid
+    summed = zeros.index_add(0, member, _distance(penalty, batch).sum(1))
+    return reward - penalty.paid(batch.state) * summed, group, valid
+
+
+def kl_paid(self: Shaped, batch: Batch) -> Tensor:
+    """What a KL in the reward takes off at each trained token, [row token]; else 0."""
+    if batch.bare or not self.kl.in_reward:
+        return torch.zeros(batch.trained.shape)
+    return self.kl.paid(batch.state) * _distance(self.kl, batch)
+
+
+def _distance(penalty: KL, batch: Batch) -> Tensor:
     if batch.old_logprobs is None or batch.ref_logprobs is None:
         raise ValueError("a KL in the reward needs old_logprobs and ref_logprobs filled")
-    distance = kl(batch.old_logprobs, batch.ref_logprobs, penalty.kind) * batch.trained
-    summed = zeros.index_add(0, member, distance.sum(1))
-    return reward - penalty.coefficient * summed, group, valid
+    return kl(batch.old_logprobs, batch.ref_logprobs, penalty.kind) * batch.trained
 
 
 def compared(self: Grouped, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
@@ -129,7 +184,21 @@ def compared(self: Grouped, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
 
 def spread(self: Shaped, batch: Batch, values: Tensor) -> Tensor:
     """One advantage a trajectory onto the tokens that learn from it, [row token]."""
-    return batch.spread(values) * _unmasked(self, batch)
+    return explored(self, batch, batch.spread(values))
+
+
+def explored(self: Shaped, batch: Batch, values: Tensor) -> Tensor:
+    """Advantages of tokens [row token], 0 where masked or held back from learning."""
+    values, how = values * _unmasked(self, batch), self.explore
+    held = torch.zeros_like(batch.trained)
+    if how.hold == "clip_cov":
+        said = batch.engine_logprobs
+        held = exploration.clip_cov(batch.tokens, said, values, counted(self, batch), how)
+    if how.hold == "low_entropy":
+        if batch.entropy is None:
+            raise ValueError("holding tokens of low entropy needs the entropy filled")
+        held = exploration.low_entropy(batch.entropy, counted(self, batch), how.share)
+    return torch.where(held, 0.0, values)
 
 
 def counted(self: Shaped, batch: Batch) -> Tensor:
@@ -155,14 +224,22 @@ def _unmasked(self: Shaped, batch: Batch) -> Tensor:
 def with_penalties(
     self: Shaped, loss: Tensor, metrics: Mapping[str, Tensor], out: Outputs, batch: Batch
 ) -> tuple[Tensor, Mapping[str, Tensor]]:
-    """The loss plus the KL where it belongs to the loss, less the entropy bonus."""
-    seen = dict(metrics)
-    if self.kl.in_loss:
-        if batch.old_logprobs is None or batch.ref_logprobs is None:
+    """The loss plus the KL where it belongs to the loss and KL-Cov's, less the entropy bonus."""
+    seen, old, paid = dict(metrics), batch.old_logprobs, self.kl.paid(batch.state)
+    if self.kl.in_loss or self.kl.in_reward:
+        if old is None or batch.ref_logprobs is None:
             raise ValueError("a KL in the loss needs ref_logprobs filled")
-        distance = self.kl.per_token(out.logprobs, batch.old_logprobs, batch.ref_logprobs)
-        loss = loss + self.kl.coefficient * distance
+        now = out.logprobs if self.kl.in_loss else old
+        distance = self.kl.per_token(now, old, batch.ref_logprobs)
+        loss = loss + paid * distance if self.kl.in_loss else loss
         seen["kl/reference"] = distance.detach()
+        seen["kl/coefficient"] = torch.full_like(loss.detach(), paid)
+    if self.explore.hold == "kl_cov":
+        old, advantage = filled(batch)
+        said, how = batch.engine_logprobs, self.explore
+        held = exploration.kl_cov(said, advantage, batch.trained, batch.group, how)
+        apart = (out.logprobs - old).clamp(-20, 20).abs()
+        loss = loss + how.coefficient * torch.where(held, apart, 0.0)
     if self.entropy.wanted:
         if out.entropy is None:
             raise ValueError("an entropy bonus needs the entropy computed")
@@ -171,6 +248,19 @@ def with_penalties(
         seen["entropy/mean"] = out.entropy.detach()
         seen["entropy/coefficient"] = torch.full_like(loss.detach(), paid)
     return loss, seen
+
+
+def clipped(self: Clipped, out: Outputs, batch: Batch) -> Loss:
+    """PPO's clip of each token's ratio, and where it stops the gradient."""
+    old, advantage = filled(batch)
+    return clipped_at(self, losses.ratio(out.logprobs, old), advantage)
+
+
+def clipped_at(self: Clipped, rho: Tensor, advantage: Tensor) -> Loss:
+    """The same of given ratios."""
+    bounds = self.clip_low, self.clip_high, self.clip_dual
+    share = losses.clipped_share(rho.detach(), advantage, *bounds)
+    return losses.clipped(rho, advantage, *bounds), {"clip/share": share}
 
 
 def filled(batch: Batch) -> tuple[Tensor, Tensor]:

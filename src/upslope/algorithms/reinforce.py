@@ -10,14 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, final
+from typing import final
 
 from torch import Tensor
 
 from upslope import advantages, losses
 from upslope.advantages import Overlong
 from upslope.algorithms import parts
-from upslope.batch import Batch, Couples, Outputs, State
+from upslope.batch import Batch, Outputs, State
+from upslope.exploration import Explore
 from upslope.losses import KL, Entropy
 from upslope.types import Metrics
 
@@ -33,9 +34,10 @@ class Reinforce:
     overlong: Overlong = Overlong()
     entropy: Entropy = Entropy()
     kl: KL = KL()
+    explore: Explore = Explore()
 
-    couples: ClassVar[Couples] = "row"
-    needs, reads, claims = parts.needs, parts.reads, parts.claims
+    couples, needs, reads = parts.couples, parts.needs, parts.reads
+    claims = parts.claims
     keep = parts.keep_all
 
     def __post_init__(self) -> None:
@@ -45,11 +47,11 @@ class Reinforce:
             raise ValueError(f"length must be at least 1, got {self.length}")
 
     def start(self) -> State:
-        return {"baseline": 0.0, **self.entropy.start()}
+        return {"baseline": 0.0, **parts.start(self)}
 
     def advance(self, state: State, metrics: Metrics) -> State:
         mean = self.decay * state["baseline"] + (1 - self.decay) * metrics["reward/mean"]
-        return {**self.entropy.advance(state, metrics), "baseline": mean}
+        return {**parts.advance(self, state, metrics), "baseline": mean}
 
     def advantages(self, batch: Batch) -> Tensor:
         reward, _, valid = parts.outcomes(batch, self.kl, self.overlong)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, final
+from typing import final
 
 from torch import Tensor
 
@@ -18,7 +18,8 @@ from upslope import advantages, losses
 from upslope.advantages import Overlong
 from upslope.algorithms import parts
 from upslope.algorithms.parts import ZeroVariance
-from upslope.batch import Batch, Couples, Outputs
+from upslope.batch import Batch, Outputs
+from upslope.exploration import Explore
 from upslope.losses import KL, Entropy
 
 
@@ -37,9 +38,10 @@ class RLOO:
     overlong: Overlong = Overlong()
     entropy: Entropy = Entropy()
     kl: KL = KL()
+    explore: Explore = Explore()
 
-    couples: ClassVar[Couples] = "row"
-    needs, reads, claims = parts.needs, parts.reads, parts.group_claims
+    couples, needs, reads = parts.couples, parts.needs, parts.reads
+    claims = parts.group_claims
     keep, start, advance = parts.keep, parts.start, parts.advance
 
     def __post_init__(self) -> None:

@@ -30,7 +30,7 @@ class SFT:
     couples: ClassVar[Couples] = "row"
     keep, start, advance = parts.keep_all, parts.no_state, parts.same_state
     # Its advantage is 1 everywhere, so that it is the policy gradient of a reward of 1.
-    claims: ClassVar[frozenset[Claim]] = frozenset({"policy_gradient"})
+    claims: ClassVar[frozenset[Claim]] = frozenset({"policy_gradient", "any_policy"})
 
     def advantages(self, batch: Batch) -> Tensor:
         return batch.trained.float()

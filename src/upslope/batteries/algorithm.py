@@ -15,12 +15,13 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 
-from upslope.batch import CLAIMS, Algorithm, Claim, Column, Couples, Outputs, Read, State
+from upslope.batch import CLAIMS, Algorithm, Claim, Column, Couples, Read, State
 from upslope.batteries.rows import Table, gradient, groups, renumbered, table, widened
 from upslope.batteries.settings import prove_settings
-from upslope.learner import Tally
 from upslope.measures import merged, rollout_metrics
+from upslope.optional import Critical, Reports
 from upslope.selfcheck import Proof
+from upslope.tally import Tally
 from upslope.types import Metrics, UserError
 
 PARTS = ("needs", "reads", "couples", "claims", "keep", "start", "advance", "advantages", "weights")
@@ -57,6 +58,11 @@ def _declared(algorithm: Algorithm, name: str) -> Proof:
                 f"{name}.{what} names {odd[0]!r}, and is of {', '.join(get_args(known))}"
             )
     _loaded(algorithm.start(), name)
+    judged = {"values", "q"} & (algorithm.needs | algorithm.reads)
+    if judged and not isinstance(algorithm, Critical):
+        raise UserError(
+            f"{name} wants {min(judged)} and lacks critic or learns: see optional.Critical"
+        )
     if not isinstance(algorithm.keep(groups()[0]), bool):
         raise UserError(f"{name}.keep must answer True or False for a group")
     return Proof("it declares what the learner knows", ", ".join(sorted(algorithm.needs)) or "-")
@@ -163,7 +169,8 @@ def _policy_gradient(algorithm: Algorithm, name: str) -> None:
     _, grad = gradient(algorithm, replace(seen, batch=live))
     assert live.advantages is not None
     want = -live.advantages * algorithm.weights(live)
-    if not _distance(torch.stack([want, torch.zeros_like(want)], -1), grad) <= ROUNDING:
+    policy = grad[..., :2]  # a critic's own is beside it
+    if not _distance(torch.stack([want, torch.zeros_like(want)], -1), policy) <= ROUNDING:
         raise UserError(
             f"{name} claims the policy gradient, and at ratio 1 its gradient is not -advantage * "
             "weight for each log-probability"
@@ -183,7 +190,23 @@ def _silent(algorithm: Algorithm, name: str) -> None:
         )
 
 
+def _any_policy(algorithm: Algorithm, name: str) -> None:
+    seen = table(algorithm)
+    other = replace(seen.batch, engine_logprobs=seen.batch.engine_logprobs - 1)
+    _, before = gradient(algorithm, seen)
+    column, old = algorithm.advantages(other), seen.logprobs - 1
+    other = replace(other, old_logprobs=torch.where(other.trained, old, 0.0))
+    _, after = gradient(algorithm, replace(seen, batch=other))
+    same = torch.equal(column, algorithm.advantages(seen.batch))
+    if not (same and _distance(before, after) <= ROUNDING):
+        raise UserError(
+            f"{name} claims that whoever gave the answers changes nothing, and how likely they "
+            "were to changes its gradient: leave the claim out"
+        )
+
+
 CHECKS: Mapping[Claim, Callable[[Algorithm, str], None]] = {
+    "any_policy": _any_policy,
     "equal_rewards_no_signal": _equal_rewards,
     "policy_gradient": _policy_gradient,
     "silent_without_advantage": _silent,
@@ -217,13 +240,13 @@ def _metrics(algorithm: Algorithm, seen: Table) -> Metrics:
     """What the loop tells ``advance`` after a step."""
     old = seen.batch.old_logprobs if seen.batch.old_logprobs is not None else seen.logprobs
     batch = replace(seen.batch, old_logprobs=old)
-    spread = seen.entropy if "entropy" in algorithm.reads else None
-    loss, metrics = algorithm.loss(Outputs(seen.logprobs, spread), batch)
+    loss, metrics = algorithm.loss(seen.outputs(algorithm), batch)
     tally = Tally()
     tally.drift(seen.logprobs, batch)
     tally.loss((loss * algorithm.weights(batch)).sum(), metrics, batch.trained)
+    said = algorithm.report(batch) if isinstance(algorithm, Reports) else {}
     update = {**tally.metrics(), "update/grad_norm": 1.0, "update/skipped": 0.0}
-    return rollout_metrics(groups(), 1) | merged([update])
+    return rollout_metrics(groups(), 1) | merged([update]) | said
 
 
 def _distance(a: Tensor, b: Tensor) -> float:

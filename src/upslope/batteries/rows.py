@@ -2,11 +2,12 @@
 
 Groups of unequal sizes whose rows are not side by side, one of a single member, one of equal
 rewards, an invalid member, a trajectory of two segments, truncated ones, an untrained span inside a
-reply.
+reply, turns that earn something and name where they lead.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
@@ -17,7 +18,19 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from upslope.batch import Algorithm, Batch, Outputs
-from upslope.types import Group, Problem, Reward, Segment, StopReason, Trajectory, Turn, UserError
+from upslope.critic import Critic
+from upslope.optional import critic_of, reported
+from upslope.types import (
+    Group,
+    Problem,
+    Reward,
+    Segment,
+    StopReason,
+    Trajectory,
+    Turn,
+    UserError,
+    graded,
+)
 
 # Rewards by group; None is a reward that could not be given.
 REWARDS: tuple[tuple[float | None, ...], ...] = (
@@ -33,18 +46,33 @@ RUBBISH = 77.0
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """A filled batch, and what a policy says of it: log-probability and entropy [row token]."""
+    """A filled batch, and what a policy says of it: log-probability and entropy [row token], and
+    of a critic ``values`` [row token head bin] and ``q`` [row token head]."""
 
     batch: Batch
     logprobs: Tensor
     entropy: Tensor
+    values: Tensor
+    q: Tensor
+
+    def outputs(self, algorithm: Algorithm) -> Outputs:
+        """What the algorithm reads of it."""
+        reads = algorithm.reads
+        return Outputs(
+            self.logprobs,
+            self.entropy if "entropy" in reads else None,
+            self.values if "values" in reads else None,
+            self.q if "q" in reads else None,
+            self.q - 3 if "q" in reads else None,
+        )
 
 
 @cache
-def groups() -> tuple[Group, ...]:
-    """The groups, always the same."""
+def groups(costs: frozenset[str] = frozenset()) -> tuple[Group, ...]:
+    """The groups, always the same; ``costs``: what rewards report beside the total."""
     draw = np.random.default_rng(0)
-    return tuple(_group(g, rewards, draw) for g, rewards in enumerate(REWARDS))
+    made = tuple(_group(g, rewards, draw) for g, rewards in enumerate(REWARDS))
+    return tuple(replace(g, trajectories=tuple(_costly(g, costs))) for g in made)
 
 
 def table(algorithm: Algorithm, order: Tensor | None = None) -> Table:
@@ -52,7 +80,7 @@ def table(algorithm: Algorithm, order: Tensor | None = None) -> Table:
 
     ``order`` shuffles once more, before the advantages are taken.
     """
-    batch = Batch.of(groups(), algorithm.start())
+    batch = Batch.of(groups(reported(algorithm)), algorithm.start())
     draw = torch.Generator().manual_seed(1)
     batch = batch.rows(torch.randperm(len(batch), generator=draw))
     shape = batch.tokens.shape
@@ -64,22 +92,37 @@ def table(algorithm: Algorithm, order: Tensor | None = None) -> Table:
     batch = replace(batch, old_logprobs=torch.where(batch.trained, old, 0.0))
     if "ref_logprobs" in algorithm.needs:
         batch = replace(batch, ref_logprobs=torch.where(batch.trained, ref, 0.0))
+    batch = replace(batch, entropy=torch.where(batch.trained, entropy, 0.0))
+    critic = critic_of(algorithm) or Critic()
+    values = torch.rand((*shape, critic.heads, critic.width), generator=draw)
+    q = torch.rand((*shape, critic.heads), generator=draw)
+    if "values" in algorithm.needs:
+        near = critic.value(values) + 0.2 * torch.rand(shape, generator=draw) - 0.1
+        batch = replace(batch, values=torch.where(batch.trained, near, 0.0))
+    if "q" in algorithm.needs:
+        batch = replace(batch, q=torch.where(batch.trained, q.amin(-1) + 0.05, 0.0))
+    if "teacher_logprobs" in algorithm.needs:
+        batch = replace(batch, teacher_logprobs=torch.where(batch.trained, ref - 0.3, 0.0))
     logprobs, entropy = (torch.where(batch.trained, t, 0.0) for t in (logprobs, entropy))
     if order is not None:
         batch, logprobs, entropy = batch.rows(order), logprobs[order], entropy[order]
-    return Table(replace(batch, advantages=algorithm.advantages(batch)), logprobs, entropy)
+        values, q = values[order], q[order]
+    filled = replace(batch, advantages=algorithm.advantages(batch))
+    return Table(filled, logprobs, entropy, values, q)
 
 
 def gradient(algorithm: Algorithm, seen: Table, budget: int = 2**30) -> tuple[float, Tensor]:
-    """The update's loss and its gradient [row token, 2] by log-probability and entropy."""
+    """The update's loss and its gradient [row token, n]: by log-probability, by entropy, and by all
+    that a critic says."""
     batch = replace(seen.batch, weights=algorithm.weights(seen.batch))
-    logprobs, entropy = (t.clone().requires_grad_() for t in (seen.logprobs, seen.entropy))
+    said = (seen.logprobs, seen.entropy, seen.values, seen.q)
+    leaves = [column.clone().requires_grad_() for column in said]
     total = 0.0
     for rows in batch.micro(budget, algorithm.couples):
         part = batch.rows(rows)
         width = part.tokens.shape[1]
-        spread = entropy[rows][:, :width] if "entropy" in algorithm.reads else None
-        loss, metrics = algorithm.loss(Outputs(logprobs[rows][:, :width], spread), part)
+        here = Table(part, *(column[rows][:, :width] for column in leaves))
+        loss, metrics = algorithm.loss(here.outputs(algorithm), part)
         for name, value in {"loss": loss, **metrics}.items():
             if value.shape != part.tokens.shape:
                 raise UserError(
@@ -91,8 +134,8 @@ def gradient(algorithm: Algorithm, seen: Table, budget: int = 2**30) -> tuple[fl
         if summed.requires_grad:
             summed.backward()
         total += float(summed.detach())
-    columns = [torch.zeros_like(t) if t.grad is None else t.grad for t in (logprobs, entropy)]
-    return total, torch.stack(columns, -1)
+    columns = [torch.zeros_like(t) if t.grad is None else t.grad for t in leaves]
+    return total, torch.cat([column.reshape(*batch.tokens.shape, -1) for column in columns], -1)
 
 
 def widened(seen: Table, algorithm: Algorithm, by: int = 5) -> Table:
@@ -105,7 +148,8 @@ def widened(seen: Table, algorithm: Algorithm, by: int = 5) -> Table:
     batch = replace(seen.batch, **columns)
     batch = replace(batch, advantages=algorithm.advantages(batch))
     logprobs, entropy = (F.pad(t, (0, by)) for t in (seen.logprobs, seen.entropy))
-    return Table(batch, logprobs, entropy)
+    values, q = F.pad(seen.values, (0, 0, 0, 0, 0, by)), F.pad(seen.q, (0, 0, 0, by))
+    return Table(batch, logprobs, entropy, values, q)
 
 
 def renumbered(seen: Table, algorithm: Algorithm) -> Table:
@@ -123,11 +167,22 @@ def _group(number: int, rewards: tuple[float | None, ...], draw: np.random.Gener
         count = 2 if (number, member) == (0, 0) else 1
         segments = tuple(_segment(draw) for _ in range(count))
         end: StopReason = "length" if (number, member) in TRUNCATED else "stop"
-        turns = tuple(Turn(s, 2, len(segment.tokens), end) for s, segment in enumerate(segments))
+        turns = tuple(
+            Turn(s, 2, len(segment.tokens), end, reward=0.25 * (count - 1), state="here")
+            for s, segment in enumerate(segments)
+        )
         reward = Reward(9.0, valid=False, reason="made up") if total is None else Reward(total)
         said = ({"role": "raw", "content": "?"}, {"role": "assistant", "content": "!"})
         plays.append(Trajectory(problem, 0, member, segments, turns, said, reward))
-    return Group(problem, tuple(plays))
+    return Group(problem, tuple(plays), (replace(plays[0], reward=Reward(0.4)),))
+
+
+def _costly(group: Group, costs: frozenset[str]) -> Iterator[Trajectory]:
+    """The group's trajectories with unequal costs, which say nothing of their rewards."""
+    draw = np.random.default_rng(len(group.trajectories))
+    for play in group.trajectories:
+        cost = {name: float(draw.random()) for name in sorted(costs)}
+        yield replace(play, reward=replace(graded(play), costs=cost))
 
 
 def _segment(draw: np.random.Generator) -> Segment:

@@ -6,7 +6,7 @@ import dataclasses
 import tomllib
 from typing import Any, Literal
 
-from upslope.components import build
+from upslope.components import build, table_of
 from upslope.recipe import dump, read
 from upslope.selfcheck import Proof
 from upslope.types import UserError
@@ -18,7 +18,7 @@ def prove_settings(component: Any, kind: Literal["env", "algorithm", "engine"]) 
     frozen = dataclasses.is_dataclass(cls) and vars(cls)["__dataclass_params__"].frozen
     if not frozen:
         raise UserError(f"{cls.__name__} must be a frozen dataclass of its settings")
-    table = {"type": "it", **_written(dataclasses.asdict(component))}
+    table = {"type": "it", **table_of(component)}
     others = {"env": {"type": "any"}, "algorithm": {"type": "any"}}
     recipe = read({"model": "any", **others, kind: table})
     back = read(tomllib.loads(dump(recipe)))
@@ -31,10 +31,3 @@ def prove_settings(component: Any, kind: Literal["env", "algorithm", "engine"]) 
             f"{again}; use numbers, strings, booleans, tuples and nested frozen dataclasses"
         )
     return Proof("its settings survive a recipe", f"{len(table) - 1} settings")
-
-
-def _written(value: Any) -> Any:
-    """As TOML, which has no null: a setting that is None is left out, to take its default."""
-    if isinstance(value, dict):
-        return {k: _written(v) for k, v in value.items() if v is not None}
-    return value

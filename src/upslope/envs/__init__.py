@@ -7,4 +7,5 @@ ENVS = {
     "math": "upslope.envs.mathematics:Mathematics",
     "prices": "upslope.envs.prices:Prices",
     "reasoning_gym": "upslope.envs.reasoning_gym:ReasoningGym",
+    "working": "upslope.envs.working:Working",
 }

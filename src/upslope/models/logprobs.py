@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,19 +16,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from upslope.models import attention, layers
-from upslope.models.packing import Packed, pack
 from upslope.models.policy import Policy
+from upslope.models.trunk import Predicting, Work, predicting
 from upslope.types import UserError
 
 LOGITS = 2**22  # 16 MiB: what follows their product then finds them in a cache
-
-
-@dataclass(frozen=True, slots=True)
-class Work:
-    """FLOPs of a forward pass as run, and of its backward pass."""
-
-    forward: float
-    backward: float
 
 
 def token_logprobs(
@@ -46,23 +37,24 @@ def token_logprobs(
     ``temperature`` divides the logits, as it did when the tokens were sampled. What rows
     begin with alike is computed once where the architecture can be packed.
     """
-    device = policy.model.device
-    needed = needed.clone()
-    needed[:, 0] = False  # nothing predicts a row's first token
-    where = needed.nonzero(as_tuple=True)
-    if policy.packs:
-        packed = pack(tokens, length)
-        states = _packed_states(policy, packed)
-        at = packed.state_of[where]
-        work = _packed_work(policy, packed, len(at))
-    else:
-        width = int(length.max())
-        states = _padded_states(policy, tokens[:, :width], length).flatten(0, 1)
-        at = where[0] * width + where[1] - 1
-        work = _padded_work(policy, len(tokens), width, len(at))
+    seen = predicting(policy, tokens, length, needed)
+    values, work = head_logprobs(policy, seen, tokens, temperature, entropy)
+    return values[0], values[1] if entropy else None, seen.work + work
+
+
+def head_logprobs(
+    policy: Policy,
+    seen: Predicting,
+    tokens: Int[Tensor, "row token"],
+    temperature: Float[Tensor, "row token"],
+    entropy: bool,
+) -> tuple[list[Tensor], Work]:
+    """Log-probabilities and entropies [row token] from the states that predict the tokens; the
+    head's work alone."""
+    device, where = policy.model.device, seen.where
     weight, bias = policy.head()
     values = HeadLogprobs.apply(  # type: ignore[no-untyped-call]
-        states[at.to(device)],
+        seen.states,
         weight,
         bias,
         tokens[where].to(device),
@@ -70,8 +62,9 @@ def token_logprobs(
         entropy,
         policy.head_dtype,
     )
-    out = [torch.zeros(tokens.shape, device=device).index_put(where, v) for v in values]
-    return out[0], out[1] if entropy else None, work
+    rows = len(seen.states)
+    work = Work(policy.cost.head * rows, policy.cost.head_back * rows)
+    return [torch.zeros(tokens.shape, device=device).index_put(where, v) for v in values], work
 
 
 def prepare(policy: Policy) -> None:
@@ -140,56 +133,6 @@ def _windowed(policy: Policy) -> bool:
     kinds = settings.get("layer_types") or []
     window = settings.get("sliding_window") and settings.get("use_sliding_window", True)
     return bool(window) or any(kind != "full_attention" for kind in kinds)
-
-
-def _packed_states(policy: Policy, packed: Packed) -> Float[Tensor, "packed hidden"]:
-    if policy.lean and not policy.again:
-        return layers.states(policy.model, packed)
-    device = policy.model.device
-    layout = packed.layout.to(device)
-    states = policy.trunk(
-        input_ids=packed.tokens[None].to(device),
-        position_ids=packed.positions[None].to(device),
-        use_cache=False,
-        layout=layout,
-    ).last_hidden_state
-    return states[0]  # type: ignore[no-any-return]
-
-
-def _padded_states(
-    policy: Policy, tokens: Tensor, length: Tensor
-) -> Float[Tensor, "row token hidden"]:
-    device = policy.model.device
-    real = torch.arange(tokens.shape[1])[None] < length[:, None]
-    return policy.trunk(  # type: ignore[no-any-return]
-        input_ids=tokens.to(device), attention_mask=real.long().to(device), use_cache=False
-    ).last_hidden_state
-
-
-def _packed_work(policy: Policy, packed: Packed, rows: int) -> Work:
-    cost, pairs, back = policy.cost, 0, 0.0
-    for block in packed.layout.blocks:
-        pairs += block.pairs()
-        plain = block.path.shape[1] and attention.shares_scores(block, *policy.heads)
-        back += block.pairs() * (attention.PLAIN_BACKWARD if plain else attention.FUSED_BACKWARD)
-    forward = cost.forward(len(packed.tokens), pairs, rows)
-    backward = cost.token_back * len(packed.tokens) + cost.head_back * rows + cost.pair * back
-    return Work(forward, backward + _again(policy, len(packed.tokens), pairs))
-
-
-def _padded_work(policy: Policy, rows: int, width: int, heads: int) -> Work:
-    cost = policy.cost
-    forward = cost.forward(rows * width, rows * width**2, heads)
-    backward = cost.token_back * rows * width + cost.head_back * heads
-    backward += attention.FUSED_BACKWARD * cost.pair * rows * width**2
-    return Work(forward, backward + _again(policy, rows * width, rows * width**2))
-
-
-def _again(policy: Policy, tokens: int, pairs: int) -> float:
-    """FLOPs of the layers' second forward pass, where they keep nothing of the first."""
-    if not policy.again:
-        return 0.0
-    return policy.again * tokens + policy.cost.pair * pairs
 
 
 class HeadLogprobs(torch.autograd.Function):

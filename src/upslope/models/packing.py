@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from upslope.batch import in_order
+from upslope.alike import in_order
 
 Numbers = npt.NDArray[np.int64]
 

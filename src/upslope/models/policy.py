@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
@@ -27,7 +27,8 @@ class Policy:
     ``lean``: whether ``layers`` compute that pass in place of the model's own modules.
     ``head_dtype``: what logits are computed in. ``rank``: of the adapter that is trained in place
     of the weights; 0 is none. ``again``: FLOPs per token that the backward pass
-    runs a second time, beside attention's.
+    runs a second time, beside attention's. ``tilt``: what is added to the head for whoever samples
+    from the policy, while it is trained without. ``judged``: weights of the last stage's critic.
     """
 
     name: str
@@ -42,6 +43,8 @@ class Policy:
     head_dtype: torch.dtype = torch.float32
     rank: int = 0
     again: float = 0.0
+    tilt: Callable[[], Tensor] | None = None
+    judged: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def trunk(self) -> nn.Module:
@@ -53,6 +56,34 @@ class Policy:
         """The head's weight [vocabulary hidden] and bias."""
         head = self.model.get_output_embeddings()
         return head.weight, head.bias
+
+    @property
+    def tied(self) -> bool:
+        """Whether the head is the embedding."""
+        return self.head()[0] is self.model.get_input_embeddings().weight
+
+    def untie(self) -> None:
+        """Give the head a weight of its own, the same at first; build the engine after it."""
+        if self.tied:
+            weight = nn.Parameter(self.head()[0].detach().clone())
+            self.model.get_output_embeddings().weight = weight
+            self.model.config.get_text_config().tie_word_embeddings = False
+            self.model.config.tie_word_embeddings = False
+
+    def tilted(self) -> dict[str, Tensor]:
+        """The head as it is sampled from, by its name; nothing where that is the one trained."""
+        if self.tilt is None:
+            return {}
+        head = self.head()[0]
+        (name,) = [name for name, p in self.model.named_parameters() if p is head]
+        return {name: head.detach() + self.tilt().to(head.dtype)}
+
+    @torch.no_grad()
+    def settle(self) -> None:
+        """Make the head that is sampled from the policy's own."""
+        for tensor in self.tilted().values():
+            self.head()[0].copy_(tensor)
+        self.tilt = None
 
     @property
     def heads(self) -> tuple[int, int, int]:
@@ -74,13 +105,14 @@ class Policy:
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Parameters by Hugging Face name; a tied head appears once (``types.WeightSource``).
 
-        An adapter's are added to the weights that it belongs to.
+        An adapter's are added to the weights that it belongs to, and a tilt to the head's.
         """
         if self.rank:
             yield from lora.merged(self.model)
             return
+        tilted = self.tilted()
         for name, parameter in self.model.named_parameters():
-            yield name, parameter.detach()
+            yield name, tilted.get(name, parameter.detach())
 
     def checkpoint_layers(self, wanted: bool) -> None:
         """Whether to keep only what goes into each layer, and run it again in the backward pass.

@@ -36,6 +36,12 @@ def about(name: str) -> list[str]:
     return [line.removeprefix("#").removeprefix(" ") for line in lines]
 
 
+def using(algorithm: str) -> list[str]:
+    """The presets whose algorithm has this name."""
+    tables = {name: tomllib.loads(text(name)) for name in names()}
+    return [n for n, table in tables.items() if table["algorithm"]["type"] == algorithm]
+
+
 def written_out(raw: Mapping[str, Any], *, overridden: bool) -> dict[str, Any]:
     """A raw recipe without presets, all that they set written into its tables.
 
