@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from records import group, invalid, problem, segment, trajectory
+from upslope import credit
 from upslope.algorithms.ilql import ILQL
 from upslope.algorithms.iql import IQL
 from upslope.algorithms.ppo import PPO
@@ -19,7 +20,7 @@ from upslope.batch import Batch, Outputs
 from upslope.chains import Chains, explained_variance, following, gae, length_adaptive, whitened
 from upslope.critic import Critic, expectile, halves
 from upslope.losses import KL
-from upslope.types import Group, UserError
+from upslope.types import Group, Turn, UserError
 
 ONE = torch.zeros(1, dtype=torch.long)
 
@@ -302,6 +303,56 @@ def test_what_a_truncated_reply_is_worth_is_a_choice():
     )
     # Its last token is none to learn from: 3 are left.
     assert goes_on.weights(of)[of.trained].tolist() == pytest.approx([1 / 3, 0, 1 / 3, 1 / 3])
+
+
+def two_turns(earned: tuple[float, float]) -> Batch:
+    """A play of two turns, of 2 tokens, and of 2 around one that nobody sampled."""
+    of = problem("two turns")
+    said = segment([4, 5, 6, 7, 8, 9])
+    said = replace(said, trained=np.isin(np.arange(9), (3, 4, 6, 8)))
+    turns = tuple(
+        Turn(0, start, stop, "stop", reward=reward)
+        for start, stop, reward in zip((3, 6), (5, 9), earned, strict=True)
+    )
+    play = replace(trajectory(of, [said], 1.0), turns=turns)
+    return Batch.of([Group(of, (play,))])
+
+
+def test_turns_as_actions_by_hand():
+    """objectives.md 4.9's turns without the one that is none: V 0.1, then 0.4, r 0 and 1."""
+    of = two_turns((0.0, 0.0))
+    assert of.trained.sum() == 4
+    values = of.trained * torch.tensor([[0, 0, 0, 0.1, 9, 9, 0.4, 9, 9]])
+    of = filled(of, values)
+    algorithm = PPO(scale="none", lambda_actor=0.95, lambda_critic=1.0, actions="turn")
+    first, last = 0.3 + 0.95 * 0.6, 0.6
+    found = algorithm.advantages(of)
+    assert found[of.trained].tolist() == pytest.approx([first, first, last, last])
+    # As the turns' own estimator has it, and whatever the critic says within a turn.
+    want, _ = credit.turn_gae(
+        torch.tensor([0.0, 1.0]),
+        torch.tensor([0.1, 0.4]),
+        torch.zeros(2, dtype=torch.int64),
+        torch.arange(2),
+        1.0,
+        0.95,
+    )
+    assert found[of.trained].unique().tolist() == pytest.approx(sorted(want.tolist()))
+    raw = torch.zeros(*of.tokens.shape, 1, 1)
+    zero = replace(of, advantages=found, old_logprobs=torch.zeros(of.tokens.shape))
+    _, metrics = algorithm.loss(Outputs(zero.old_logprobs, values=raw), zero)
+    assert metrics["critic/return"][of.trained].tolist() == pytest.approx([1.0] * 4)
+
+
+def test_what_turns_earn_is_earned_there():
+    of = filled(two_turns((0.75, 0.0)), 0.0)
+    assert of.earned is not None
+    tokens = PPO(scale="none", lambda_actor=1.0).advantages(of)
+    assert tokens[of.trained].tolist() == pytest.approx([1.0, 1.0, 0.25, 0.25])
+    turns = PPO(scale="none", lambda_actor=1.0, actions="turn").advantages(of)
+    assert torch.equal(turns, tokens)
+    with pytest.raises(ValueError, match="a turn has no later value"):
+        PPO(actions="turn", truncated="bootstrap")
 
 
 def test_vapo_imitates_right_replies_and_lambda_is_a_replys_own():

@@ -4,8 +4,9 @@
     policy: -min(rho A, clip(rho, 1 - clip_low, 1 + clip_high) A),  rho = policy / old policy
     values: 1/2 (V - R)^2,  R = V + the same sum with lambda_critic
 
-V' is the value at the next trained token. The preset vc_ppo learns values first, from whole
-returns (VC-PPO, arXiv:2503.01491).
+V' is the value at the next trained token. With ``actions = "turn"`` a turn is one action: V is the
+value where it begins, r what it earned, and its tokens share its A. The preset vc_ppo learns values
+first, from whole returns (VC-PPO, arXiv:2503.01491).
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from torch import Tensor
 from upslope import losses
 from upslope.advantages import Overlong
 from upslope.algorithms import parts, valued
-from upslope.algorithms.valued import Truncated
+from upslope.algorithms.valued import Actions, Truncated
 from upslope.batch import Batch, Outputs
 from upslope.chains import whitened
 from upslope.critic import Critic
@@ -43,6 +44,7 @@ class PPO:
     gamma: float = 1.0
     lambda_actor: float = 0.95
     lambda_critic: float = 0.95
+    actions: Actions = "token"
     truncated: Truncated = "terminal"
     scale: Literal["batch", "none"] = "batch"
     aggregation: Literal["sequence", "token", "prompt"] = "token"
@@ -59,7 +61,7 @@ class PPO:
 
     def __post_init__(self) -> None:
         lambdas = {"lambda_actor": self.lambda_actor, "lambda_critic": self.lambda_critic}
-        valued.refuse(self.clip_dual, {"gamma": self.gamma, **lambdas})
+        valued.refuse(self, {"gamma": self.gamma, **lambdas})
 
     def advantages(self, batch: Batch) -> Tensor:
         course = valued.course(self, batch)

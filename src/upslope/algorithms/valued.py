@@ -22,6 +22,9 @@ from upslope.types import Metrics
 
 # A trajectory cut by the length limit has earned what it was given, or goes on as it was valued.
 Truncated = Literal["terminal", "bootstrap"]
+# What the policy decides on: each token, or what it says in a turn.
+Actions = Literal["token", "turn"]
+EACH_TOKEN: Actions = "token"
 NO_CLAIMS: frozenset[Claim] = frozenset()
 
 
@@ -30,6 +33,12 @@ class Valued(Shaped, Protocol):
 
     @property
     def gamma(self) -> float: ...
+
+    @property
+    def clip_dual(self) -> float: ...
+
+    @property
+    def actions(self) -> Actions: ...
 
     @property
     def truncated(self) -> Truncated: ...
@@ -62,9 +71,11 @@ def _claims(self: Valued) -> frozenset[Claim]:
 needs, reads, claims = property(_needs), property(_reads), property(_claims)
 
 
-def refuse(dual: float, discounts: Mapping[str, float]) -> None:
-    """ValueError for a discount that is not between 0 and 1, or a dual clip that acts always."""
-    parts.check_dual(dual)
+def refuse(self: Bootstrapped, discounts: Mapping[str, float]) -> None:
+    """ValueError for settings that mean nothing, or not together."""
+    parts.check_dual(self.clip_dual)
+    if self.actions == "turn" and self.truncated == "bootstrap":
+        raise ValueError('truncated="bootstrap" is for actions="token": a turn has no later value')
     for name, value in discounts.items():
         if not 0 <= value <= 1:
             raise ValueError(f"{name} must be between 0 and 1, got {value:g}")
@@ -89,11 +100,14 @@ def learns(self: Valued, state: State | None) -> bool:
 class Course:
     """A batch as steps of its trajectories: rewards and stored values [row token].
 
+    ``chains`` are of the actions: where these are turns, of each one's first token, which has all
+    that the turn earned; ``first`` [row token] is where in ``chains`` a token's action is.
     ``unfinished`` [line] are those that go on after their last token, whose value stands for that:
     ``counted`` [row token] are all tokens but these.
     """
 
     chains: Chains
+    first: Tensor
     rewards: Tensor
     values: Tensor
     unfinished: Tensor
@@ -101,25 +115,50 @@ class Course:
 
     def advantages(self, gamma: float, decay: float | Tensor) -> Tensor:
         """Generalised advantages, 0 on tokens that are not counted."""
-        steps = (self.rewards, self.values, self.chains, gamma, decay, self.unfinished)
-        return torch.where(self.counted, gae(*steps), 0.0)
+        return self._onto(self._gae(gamma, decay))
 
     def returns(self, gamma: float, decay: float | Tensor) -> Tensor:
         """What values should have been: advantages and values together."""
-        return self.advantages(gamma, decay) + self.values
+        return self._onto(self._gae(gamma, decay) + self.values) + (~self.counted) * self.values
+
+    def _gae(self, gamma: float, decay: float | Tensor) -> Tensor:
+        return gae(self.rewards, self.values, self.chains, gamma, decay, self.unfinished)
+
+    def _onto(self, found: Tensor) -> Tensor:
+        """An action's number onto its tokens."""
+        return torch.where(self.counted, found.gather(1, self.first), 0.0)
 
 
 def course(self: Valued, batch: Batch) -> Course:
-    """The outcome on each trajectory's last trained token, and a KL in the reward on every one."""
+    """What tokens earned, with the rest of the outcome and penalties."""
     if batch.values is None:
         raise ValueError("advantages of a critic need values filled")
     chains = Chains.of(batch.trained, batch.trajectory, batch.segment)
     row, token = chains.last()
     rewards = chains.at_end(batch.reward) - parts.kl_paid(self, batch)
     rewards[row, token] -= self.overlong.penalty(chains.count.float())
+    if batch.earned is not None:
+        rewards = rewards + torch.where(batch.trained, batch.earned, 0.0)
+        rewards[row, token] -= chains.lay(batch.earned).sum(1)
     values = torch.where(batch.trained, batch.values, 0.0)
     unfinished = batch.truncated[row] & (self.truncated == "bootstrap")
-    return Course(chains, rewards, values, unfinished, _counted(self, batch, chains))
+    first = torch.arange(batch.trained.shape[1]).expand(batch.trained.shape)
+    counted = _counted(self, batch, chains)
+    if self.actions == "turn":
+        first = beginnings(batch.turn, batch.trained)
+        rewards = torch.zeros_like(rewards).scatter_add(1, first, rewards)
+        begun = batch.trained & (first == torch.arange(first.shape[1]))
+        chains = Chains.of(begun, batch.trajectory, batch.segment)
+    return Course(chains, first, rewards, values, unfinished, counted)
+
+
+def beginnings(turn: Tensor, trained: Tensor) -> Tensor:
+    """[row token]: where in its row a trained token's turn has its first trained one."""
+    number = torch.where(trained, turn, -1)
+    known = torch.nn.functional.pad(number.cummax(1).values, (1, 0), value=-1)[:, :-1]
+    place = torch.arange(turn.shape[1]).expand(turn.shape)
+    # Turns follow each other, and what is not trained may lie within one.
+    return torch.where(number > known, place, 0).cummax(1).values
 
 
 def counted(self: Valued, batch: Batch) -> Tensor:

@@ -53,13 +53,13 @@ class VAPO:
     kl: KL = KL()
     explore: Explore = Explore()
 
-    couples = parts.trajectory_couples
+    couples, actions = parts.trajectory_couples, valued.EACH_TOKEN
     needs, reads, claims = valued.needs, valued.reads, valued.NO_CLAIMS
     keep, start, advance = parts.keep_all, valued.start, valued.advance
     learns, report = valued.learns, valued.report
 
     def __post_init__(self) -> None:
-        valued.refuse(self.clip_dual, {"gamma": self.gamma, "lambda_critic": self.lambda_critic})
+        valued.refuse(self, {"gamma": self.gamma, "lambda_critic": self.lambda_critic})
         if self.alpha <= 0 or self.imitation < 0:
             raise ValueError("alpha must be above 0, and imitation not negative")
 
