@@ -17,7 +17,8 @@ from xml.sax.saxutils import escape
 HERE = Path(__file__).parent
 RESULTS, DOCS = HERE / "results", HERE.parent / "docs"
 RATIO = re.compile(r"^ratio +([\d.]+)(?:.*?bound ([\d.]+))?", re.MULTILINE)
-PEER = re.compile(r"^[a-z]+ .*\)  ([\d.]+)$", re.MULTILINE)  # where each peer has a line of its own
+# Where each peer has a line of its own.
+PEER = re.compile(r"^(?!upslope)[a-z]+ .*\)  ([\d.]+)$", re.MULTILINE)
 WIDTH, LEFT, RIGHT, BAR, GAP, TOP = 760, 300, 70, 16, 12, 56
 STYLE = """
   .paper { fill: #ffffff; } .ink { fill: #1f2430; } .soft { fill: #6b7280; } .bar { fill: #1d5fd1; }
@@ -39,7 +40,8 @@ printed; do not edit. [benchmarks/README.md](../benchmarks/README.md) says what 
 A bar is how many times as fast as its peer Upslope did the same work, side by side on one machine
 (two cores of a Xeon without a GPU); the mark is the bound that was set before it was measured.
 CPU-seconds of one thread, but for vLLM and the overlap, which are elapsed time on two. Ratios carry
-over to other machines better than the figures themselves.
+over to other machines better than the figures themselves. Other programs ran beside those of one
+thread, which takes something from both sides.
 """
 
 
