@@ -5,8 +5,8 @@
 
 One quantity at a time is doubled, up to 16 times its least, and the others stay. An update's cost
 should be a straight line in the tokens it computes: R^2 is printed of each. With ``--steps`` one
-shape is sampled and trained on again and again instead, and what the process holds after a fifth
-of the steps is compared with the end. CPU-seconds of warm runs, each the least of some.
+shape is sampled and trained on again and again instead, and what the process holds is printed after
+each fifth of the steps. CPU-seconds of warm runs, each the least of some.
 """
 
 from __future__ import annotations
@@ -124,13 +124,12 @@ def grow(args: argparse.Namespace) -> None:
 
 
 def stay(args: argparse.Namespace) -> None:
-    """Print what the process holds after a fifth of the steps, and at their end."""
-    steps, shape, held = Steps(load(args.model), args.micro_tokens), Shape(16, 8, 16, 16), []
+    """Print what the process holds after each fifth of the steps."""
+    steps, shape = Steps(load(args.model), args.micro_tokens), Shape(16, 8, 16, 16)
     for step in range(args.steps):
         steps.run(shape, step)
-        if step + 1 in (args.steps // 5, args.steps):
-            held.append(machine.used()[1] / 2**20)
-    print(f"{args.steps // 5} steps {held[0]:.1f} MiB, {args.steps} steps {held[1]:.1f} MiB")
+        if (step + 1) % (args.steps // 5) == 0:
+            print(f"after {step + 1:5} steps {machine.used()[1] / 2**20:7.1f} MiB", flush=True)
 
 
 def main() -> None:
