@@ -418,7 +418,7 @@ REPLIES = ({"prompt": "1+1=", "reply": "2"}, {"prompt": "1+2=", "reply": "4", "r
         ({"algorithm": {"type": "dpo"}}, "the recorded groups have one member each"),
         ({"algorithm": {"type": "grpo"}}, "the recorded groups have one member each"),
         ({"algorithm": {"type": "awr"}}, 'would count alike: set algorithm.baseline = "batch"'),
-        ({"algorithm": {"type": "reinforce"}}, 'has no "logprobs": give them, or use awr'),
+        ({"algorithm": {"type": "reinforce"}}, 'has no "logprobs": give them, use awr'),
     ],
     ids=lambda x: str(x)[:40],
 )
