@@ -2,10 +2,10 @@
 
     python benchmarks/plan.py recipes/quickstart.toml recipes/ladder_addition.toml
 
-Each recipe is planned, then trained, in processes of their own, in turns: earlier stages whole, a
-few steps of the last one, few evaluation problems. A step's time is the median; the first is cold
-and not counted. The peak is the process's whole, with Python and its libraries. On a machine that
-others use, times say little.
+Each recipe is planned, then trained, in processes of their own, in turns, ``--rounds`` times: a few
+steps of every stage, few evaluation problems. A step's time is the median; the first is cold and
+not counted. Beside the median over rounds stand the least and the most. The peak is the process's
+whole, with Python and its libraries. On a machine that others use, times say little.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import tomllib
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -57,29 +58,39 @@ def step_seconds(ends: list[tuple[str, float]], stage: str) -> float:
     return statistics.median(b - a for a, b in pairwise(own))
 
 
+def middle(values: Sequence[float]) -> str:
+    """The median, and between what the values lie."""
+    return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
+
+
 def main() -> None:
     """Print predictions, measurements and their ratios."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("recipes", nargs="+")
-    parser.add_argument("--steps", type=int, default=8, help="of the last stage")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=12, help="of each stage")
     parser.add_argument("--problems", type=int, default=128, help="in each evaluation")
     args = parser.parse_args()
     print("python", *sys.argv)
     for recipe in args.recipes:
         stages = tomllib.loads(Path(recipe).read_text()).get("stage", [])
         names = [one["name"] for one in stages] or ["train"]
-        stop = f"stage.{names[-1]}.stop" if stages else "stop"
-        small = [f"{stop}.steps={args.steps}", f"evaluation.problems={args.problems}"]
-        said = told(PLAN, recipe, *small)
-        with tempfile.TemporaryDirectory() as folder:
-            seen = told(TRAIN, recipe, *small, f"runs={folder!r}")
-        least, peak = said["memory"] / 2**30, seen["memory"] / 2**30
+        stops = [f"stage.{name}.stop.steps" for name in names] if stages else ["stop.steps"]
+        small = [f"evaluation.problems={args.problems}", *(f"{s}={args.steps}" for s in stops)]
+        said, seen = [], []
+        for _ in range(args.rounds):
+            said.append(told(PLAN, recipe, *small))
+            with tempfile.TemporaryDirectory() as folder:
+                seen.append(told(TRAIN, recipe, *small, f"runs={folder!r}"))
+        least, peak = (max(one["memory"] for one in both) / 2**30 for both in (said, seen))
         print(f"{recipe}: memory {least:.2f} GiB planned, {peak:.2f} seen, {least / peak:.2f}")
-        for name, planned in zip(names, said["steps"], strict=True):
-            found = step_seconds(seen["ends"], name)
+        for i, name in enumerate(names):
+            planned = [one["steps"][i] for one in said]
+            found = [step_seconds(one["ends"], name) for one in seen]
             print(
-                f"  stage {name}: {planned:.3f} s a step planned, {found:.3f} seen, "
-                f"{planned / found:.2f}"
+                f"  stage {name}: {statistics.median(planned):.3f} s a step planned, "
+                f"{statistics.median(found):.3f} seen, "
+                f"{middle([p / f for p, f in zip(planned, found, strict=True)])}"
             )
 
 
