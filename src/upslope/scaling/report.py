@@ -111,8 +111,10 @@ def told_at(study: Study, lines: Sequence[Line], kind: str) -> str:
         return "did not come so far"
     if len(found) < 2:
         return f"{100 * found[0]:.1f}%"
-    mean, low, high = over_seeds(100 * found, 0.95)
-    return f"{mean:.1f}% ({low:.1f} to {high:.1f})"
+    mean, low, high = over_seeds(found, 0.95)
+    if (found >= 0).all() and (found <= 1).all():  # shares, of which a t interval knows nothing
+        low, high = max(low, 0.0), min(high, 1.0)
+    return f"{100 * mean:.1f}% ({100 * low:.1f} to {100 * high:.1f})"
 
 
 def values_at(study: Study, lines: Sequence[Line], kind: str) -> Array:
