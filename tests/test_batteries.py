@@ -83,7 +83,7 @@ def test_every_algorithm_passes(name, settings):
 @pytest.mark.parametrize("name", [*GROUPED, "reinforce"])
 def test_what_moves_rows_without_signal_is_not_claimed_to_be_silent(name, settings):
     algorithm = build(find(ALGORITHMS, name, "algorithm"), settings, "algorithm")
-    assert algorithm.claims <= {"equal_rewards_no_signal"}
+    assert algorithm.claims <= {"alone_no_signal", "equal_rewards_no_signal"}
 
 
 # Faults in algorithms, each a small change to a right one.
@@ -146,13 +146,20 @@ class InvalidVotes(GRPO):
 
 
 @dataclass(frozen=True)
-class RoundedMean(GRPO):
-    """Equal rewards, less their mean as it is rounded."""
+class BatchMean(GRPO):
+    """Rewards, less the mean of all groups: one that is alone is compared with others."""
 
     def advantages(self, batch: Batch) -> torch.Tensor:
         rewards = torch.where(batch.valid, batch.reward, 0.0)
         mean = rewards.sum() / batch.valid.sum()
         return torch.where(batch.trained, (rewards - mean)[:, None], 0.0)
+
+
+@dataclass(frozen=True)
+class RoundedMean(BatchMean):
+    """Equal rewards, less their mean as it is rounded."""
+
+    claims = frozenset({"equal_rewards_no_signal"})
 
 
 @dataclass(frozen=True)
@@ -276,6 +283,7 @@ FAULTS = [
     (TrainsThePrompt(), "weights are not 0 on tokens that are not trained"),
     (AdvantageOnThePrompt(), "advantages are not 0 on tokens that are not trained"),
     (InvalidVotes(), "lets an invalid reward vote"),
+    (BatchMean(), "no signal from groups of one"),
     (RoundedMean(), "gives rewards of"),
     (Ascends(), "claims the policy gradient"),
     (NotSilent(), "claims that rows without advantage are silent"),

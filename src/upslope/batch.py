@@ -230,10 +230,15 @@ class Outputs:
 
 
 Claim = Literal[
-    "any_policy", "equal_rewards_no_signal", "policy_gradient", "silent_without_advantage"
+    "alone_no_signal",
+    "any_policy",
+    "equal_rewards_no_signal",
+    "policy_gradient",
+    "silent_without_advantage",
 ]
 CLAIMS: Mapping[Claim, str] = {
     "any_policy": "whatever policy gave an answer, and how likely it was to, changes nothing",
+    "alone_no_signal": "groups of one give advantages of exactly 0",
     "equal_rewards_no_signal": "equal rewards in every group give advantages of exactly 0",
     "policy_gradient": "at ratio 1 the gradient is -advantage * weight for each log-probability",
     "silent_without_advantage": "rows whose advantages are all 0 have no gradient and are skipped",

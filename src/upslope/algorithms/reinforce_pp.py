@@ -57,7 +57,8 @@ class ReinforcePP:
 
     @property
     def claims(self) -> frozenset[Claim]:
-        return parts.signals(self) - (frozenset() if self.baseline == "group" else parts.EQUAL)
+        compared = parts.signals(self)
+        return compared if self.baseline == "group" else compared - parts.EQUAL - parts.ALONE
 
     def advantages(self, batch: Batch) -> Tensor:
         reward, group, valid = parts.outcomes(batch, KL(), self.overlong)
