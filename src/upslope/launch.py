@@ -121,7 +121,7 @@ async def train_stage(
     resumed: Resumed | None,
 ) -> StageResult:
     """Train one stage, from its beginning or from where it was; what it changed and took."""
-    at = resumed.checkpoint.place if resumed else at
+    at = resumed.checkpoint.place.fitting(one.algorithm.start()) if resumed else at
     assessment = session.assessment(one, run)
     parts = session.parts(one, assessment, at, done)
     selects, selected = one.stage.evaluation.select, None
