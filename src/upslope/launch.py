@@ -205,7 +205,8 @@ async def prove_stage(session: Session, one: Built) -> list[Proof]:
         return proofs + selfcheck.prove_gradient(learner, Batch.of(groups), one.algorithm)
     player = session.player(one)
     size = min(one.stage.rollout.group, 2)
-    plays = [player.group(p, 0, size, session.recipe.seed, "check") for p in problems[:2]]
+    few = problems[: max(2, len(one.weights))]  # of several envs, each with its costs
+    plays = [player.group(p, 0, size, session.recipe.seed, "check") for p in few]
     groups = await asyncio.gather(*plays)
     for group in groups:
         selfcheck.prove_trained(group, session.chat)
