@@ -180,6 +180,10 @@ WRONG: Mapping[str, tuple[tuple[str, ...], str]] = {
         ("algorithm.type=pass_at_k", "algorithm.k=2"),
         "rollout.group=2 has no more than one set of algorithm.k=2",
     ),
+    "such sets within another algorithm": (
+        ('algorithm={type="turns",of={type="gigpo",of={type="pass_at_k",k=2}}}',),
+        "rollout.group=2 has no more than one set of algorithm.of.of.k=2",
+    ),
     "a group of 1 with its mean": (
         ("algorithm.type=reinforce_pp", "algorithm.baseline=group", "rollout.group=1"),
         "rollout.group=1 leaves reinforce_pp nothing to compare",

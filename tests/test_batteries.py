@@ -29,7 +29,7 @@ FORMS = ["two_hot", "hl_gauss"]
 GROUPED = ["cispo", "dr_grpo", "grpo", "gspo", "rloo"]
 AROUND: dict[str, dict[str, Any]] = {
     "constrained": {"costs": {"length": {"budget": 4, "start": 0.5}}},
-    "distill": {"teacher": "larger"},
+    "distill": {"teacher": "larger", "reward": 0.5},
     "gigpo": {},
     "turns": {},
 }
@@ -62,6 +62,7 @@ CASES += [
     (name, {**own, "of": of}) for name, own in AROUND.items() for of in ({"type": "grpo"}, *INSIDE)
 ]
 CASES += [("constrained", {"costs": RISKS, "of": {"type": "gigpo", "of": {"type": "rloo"}}})]
+CASES += [("distill", {"teacher": "larger"}), ("turns", {"of": {"type": "awr"}})]
 CASES += [("distill", {"teacher": "larger", "reward": 0.5, "of": {"type": "turns"}})]
 CASES += [("dpo", {"form": "hinge"}), ("dpo", {"form": "robust", "smoothing": 0.1, "margin": 0.3})]
 CASES += [("ipo", {"score": "sum"}), ("raft", {"threshold": 0.1, "top": 1})]

@@ -35,7 +35,8 @@ class Batch:
     ``old_logprobs`` None in an update means: the live values, detached (ratio exactly 1).
     ``segment`` orders the rows of a trajectory. ``turn``, ``earned`` and ``anchor`` are those of
     ``turns``; what ``earned`` leaves of the reward is earned at the end. ``costs``: [row] by the
-    name that a reward gives it. ``bare``: nothing may be taken off ``reward``, which is a cost's.
+    name that a reward gives it, NaN where it gives none. ``bare``: nothing may be taken off
+    ``reward``, which is a cost's.
     ``values`` are of the states that tokens were chosen in, ``q`` of choosing them there.
     ``greedy`` is what a greedy reply to the row's problem earned, NaN where that could not be
     graded; it comes with the groups.
@@ -93,7 +94,7 @@ class Batch:
         trained = [s.trained & r.valid for s, r in zip(segments, rewards, strict=True)]
         earned, anchor = turns.earned(rows, width), turns.anchors(rows, width)
         costs = {
-            name: torch.tensor([r.costs.get(name, 0.0) for r in rewards], dtype=torch.float32)
+            name: torch.tensor([r.costs.get(name, torch.nan) for r in rewards], dtype=torch.float32)
             for name in sorted({name for r in rewards if r.valid for name in r.costs})
         }
         return Batch(

@@ -51,7 +51,8 @@ def rollout_metrics(
     for name in sorted({name for r in valid for name in r.parts}):
         metrics[f"reward/part/{name}"] = float(np.mean([r.parts.get(name, 0.0) for r in valid]))
     for name in sorted({name for r in valid for name in r.costs}):
-        metrics[f"reward/cost/{name}"] = float(np.mean([r.costs.get(name, 0.0) for r in valid]))
+        known = [r.costs[name] for r in valid if name in r.costs]
+        metrics[f"reward/cost/{name}"] = float(np.mean(known))
     return metrics | env_metrics(groups) | dict(source)
 
 

@@ -150,11 +150,13 @@ def refuse_rollouts(one: Built, source: RolloutsSettings | MixedSettings, at: st
             f"{at}rollout.group=1 leaves {name} nothing to compare a reward with, so nothing "
             "would be learned: use at least 2, or the algorithm reinforce"
         )
-    if isinstance(one.algorithm, PassAtK) and stage.rollout.group <= one.algorithm.k:
-        raise UserError(
-            f"{at}rollout.group={stage.rollout.group} has no more than one set of "
-            f"{at}algorithm.k={one.algorithm.k}, so that nothing is compared: use a larger group"
-        )
+    for depth, layer in enumerate(layers(one.algorithm)):
+        if isinstance(layer, PassAtK) and stage.rollout.group <= layer.k:
+            raise UserError(
+                f"{at}rollout.group={stage.rollout.group} has no more than one set of "
+                f"{at}algorithm{'.of' * depth}.k={layer.k}, so that nothing is compared: use a "
+                "larger group"
+            )
     if any(isinstance(each, SFT) for each in layers(one.algorithm)):
         raise UserError(
             f'{at}algorithm sft learns from given replies: set {at}source.type = "recorded"'
