@@ -57,8 +57,7 @@ class ReinforcePP:
 
     @property
     def claims(self) -> frozenset[Claim]:
-        compared = parts.signals(self)
-        return compared if self.baseline == "group" else compared - parts.EQUAL - parts.ALONE
+        return parts.signals(self) - (frozenset() if self.baseline == "group" else parts.COMPARED)
 
     def advantages(self, batch: Batch) -> Tensor:
         reward, group, valid = parts.outcomes(batch, KL(), self.overlong)
