@@ -32,6 +32,7 @@ STEADY = {
     "reward/max": 1.0,
     "reward/min": 0.0,
     "reward/std": 0.4,
+    "reward/invalid_share": 0.0,
     "groups/used": 64.0,
     "entropy/sampled": 1.0,
     "answers/distinct_share": 0.8,
@@ -159,6 +160,31 @@ def test_evaluations_and_recorded_data_are_not_looked_at():
     watch = Collapse(Rows(), lambda line: None, "stop")
     assert watch.see("rl", 1, (), {}) == ()
     assert watch.see("sft", 1, [group([1.0])], {"reward/mean": 0.0}) == ()
+
+
+@pytest.mark.parametrize("nothing", [{"reward/invalid_share": 1.0}, {"groups/recorded": 64.0}])
+def test_a_step_that_says_nothing_of_the_policy_is_no_fall(nothing: dict[str, float]):
+    """A judge that was down for three steps; three steps of recorded groups alone."""
+    down = {**STEADY, "reward/mean": 0.0, "reward/max": 0.0, "reward/std": 0.0}
+    said: list[str] = []
+    assert not seen(Collapse(Rows(), said.append, "stop"), rows(5) + [down | nothing] * 3 + rows(5))
+    assert said == []
+    assert seen(Collapse(Rows(), said.append, "stop"), rows(5) + [down] * 3 + rows(5))
+
+
+def test_a_resumed_run_knows_of_its_roll_backs():
+    """After a roll-back the steps begin anew, and those of before are still counted."""
+    whole: list[str] = []
+    watch = Collapse(Rows(), whole.append, "rollback")
+    (step, back), *_ = seen(watch, FALLING).items()
+    assert back[0] < step
+    after = step + 2  # the roll-back has a version of its own
+    rows_before = [{**row, "step": i, "stage": "rl"} for i, row in enumerate(FALLING[:step], 1)]
+    for more in (0, 3):  # killed right after it, and some steps later
+        rest = [{**STEADY, "step": after + i, "stage": "rl"} for i in range(more)]
+        resumed = Collapse(Rows(rows_before + rest), whole.append, "rollback")
+        assert resumed.see("rl", after + more, [group([1.0, 0.0])], dict(STEADY)) == ()
+        assert (resumed.rolls, resumed.signs.seen) == (1, more + 1)
 
 
 def test_a_resumed_run_is_watched_as_if_it_had_not_ended():

@@ -51,6 +51,24 @@ WRONG: Mapping[str, tuple[tuple[str, ...], str]] = {
     "name with a slash": (('name="a/b"',), "name must be made of letters"),
     "no override": (("rollout.group",), "is no override: write key=value"),
     "group of 1": (("rollout.group=1",), "rollout.group=1 leaves grpo nothing to compare"),
+    "group of 1 with a KL in the reward": (
+        (
+            "algorithm.type=rloo",
+            "algorithm.kl.coefficient=0.05",
+            "algorithm.kl.kind=k1",
+            "algorithm.kl.place=reward",
+            "rollout.group=1",
+        ),
+        "rollout.group=1 leaves rloo nothing to compare",
+    ),
+    "awr of groups of 1": (
+        ("algorithm.type=awr", "rollout.group=1"),
+        "rollout.group=1 has awr measure an answer against itself",
+    ),
+    "group of 1 with a punished length": (
+        ("rollout.group=1", "algorithm.overlong.limit=8", "algorithm.overlong.cache=4"),
+        "rollout.group=1 leaves grpo nothing to compare",
+    ),
     "unequal updates": (
         ("rollout.problems=3", "learner.updates=2"),
         "rollout.problems=3 cannot be split into learner.updates=2",
@@ -161,6 +179,10 @@ WRONG: Mapping[str, tuple[tuple[str, ...], str]] = {
     "sets of k as large as the group": (
         ("algorithm.type=pass_at_k", "algorithm.k=2"),
         "rollout.group=2 has no more than one set of algorithm.k=2",
+    ),
+    "such sets within another algorithm": (
+        ('algorithm={type="turns",of={type="gigpo",of={type="pass_at_k",k=2}}}',),
+        "rollout.group=2 has no more than one set of algorithm.of.of.k=2",
     ),
     "a group of 1 with its mean": (
         ("algorithm.type=reinforce_pp", "algorithm.baseline=group", "rollout.group=1"),

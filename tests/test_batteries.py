@@ -29,7 +29,7 @@ FORMS = ["two_hot", "hl_gauss"]
 GROUPED = ["cispo", "dr_grpo", "grpo", "gspo", "rloo"]
 AROUND: dict[str, dict[str, Any]] = {
     "constrained": {"costs": {"length": {"budget": 4, "start": 0.5}}},
-    "distill": {"teacher": "larger"},
+    "distill": {"teacher": "larger", "reward": 0.5},
     "gigpo": {},
     "turns": {},
 }
@@ -62,6 +62,7 @@ CASES += [
     (name, {**own, "of": of}) for name, own in AROUND.items() for of in ({"type": "grpo"}, *INSIDE)
 ]
 CASES += [("constrained", {"costs": RISKS, "of": {"type": "gigpo", "of": {"type": "rloo"}}})]
+CASES += [("distill", {"teacher": "larger"}), ("turns", {"of": {"type": "awr"}})]
 CASES += [("distill", {"teacher": "larger", "reward": 0.5, "of": {"type": "turns"}})]
 CASES += [("dpo", {"form": "hinge"}), ("dpo", {"form": "robust", "smoothing": 0.1, "margin": 0.3})]
 CASES += [("ipo", {"score": "sum"}), ("raft", {"threshold": 0.1, "top": 1})]
@@ -83,7 +84,7 @@ def test_every_algorithm_passes(name, settings):
 @pytest.mark.parametrize("name", [*GROUPED, "reinforce"])
 def test_what_moves_rows_without_signal_is_not_claimed_to_be_silent(name, settings):
     algorithm = build(find(ALGORITHMS, name, "algorithm"), settings, "algorithm")
-    assert algorithm.claims <= {"equal_rewards_no_signal"}
+    assert algorithm.claims <= {"alone_no_signal", "equal_rewards_no_signal"}
 
 
 # Faults in algorithms, each a small change to a right one.
@@ -146,13 +147,20 @@ class InvalidVotes(GRPO):
 
 
 @dataclass(frozen=True)
-class RoundedMean(GRPO):
-    """Equal rewards, less their mean as it is rounded."""
+class BatchMean(GRPO):
+    """Rewards, less the mean of all groups: one that is alone is compared with others."""
 
     def advantages(self, batch: Batch) -> torch.Tensor:
         rewards = torch.where(batch.valid, batch.reward, 0.0)
         mean = rewards.sum() / batch.valid.sum()
         return torch.where(batch.trained, (rewards - mean)[:, None], 0.0)
+
+
+@dataclass(frozen=True)
+class RoundedMean(BatchMean):
+    """Equal rewards, less their mean as it is rounded."""
+
+    claims = frozenset({"equal_rewards_no_signal"})
 
 
 @dataclass(frozen=True)
@@ -276,6 +284,7 @@ FAULTS = [
     (TrainsThePrompt(), "weights are not 0 on tokens that are not trained"),
     (AdvantageOnThePrompt(), "advantages are not 0 on tokens that are not trained"),
     (InvalidVotes(), "lets an invalid reward vote"),
+    (BatchMean(), "no signal from groups of one"),
     (RoundedMean(), "gives rewards of"),
     (Ascends(), "claims the policy gradient"),
     (NotSilent(), "claims that rows without advantage are silent"),

@@ -28,6 +28,7 @@ from upslope.components import build, table_of
 from upslope.constraints import AVERAGE, Constraint
 from upslope.launch import prove, train_recipe
 from upslope.losses import KL
+from upslope.measures import rollout_metrics
 from upslope.recipe import read
 from upslope.resume import resume_recipe
 from upslope.session import Session
@@ -59,6 +60,15 @@ def test_its_logarithm_rises_by_rate_and_itself() -> None:
     second = first * np.exp(0.5 * first * -0.5)
     assert multipliers(rule, [2.0, 0.5]) == pytest.approx([first, second])
     assert multipliers(Constraint(0.0, "log", rate=1e9, start=1.0), [1e9]) == [100.0]
+
+
+def test_its_logarithm_comes_back_from_a_step_far_under_budget() -> None:
+    rule = Constraint(0.0, "log", rate=0.5, start=2.0)
+    low, later = multipliers(rule, [-750.0, 100.0])
+    assert low == 0.02
+    assert later == pytest.approx(0.02 * np.exp(0.5 * 0.02 * 100))
+    # Nor is one that a run began with another rule left at 0.
+    assert rule.advance({**rule.begin(), "multiplier": 0.0, "integral": 0.0}, 1.0)["integral"] > 0
 
 
 def test_pid_is_its_definition() -> None:
@@ -147,12 +157,60 @@ def test_every_trajectory_has_costs_of_its_own() -> None:
 
 
 def test_a_cost_that_no_reward_reports_is_one_sentence() -> None:
+    around, batch = Constrained({"rsik": Constraint(1.0)}), costly([(1.0, 0.0)])
     with pytest.raises(UserError) as caught:
-        costs.of(costly([(1.0, 0.0)]), "rsik")
+        around.report(batch)
     assert str(caught.value) == (
         "algorithm.costs.rsik: no reward reports a cost rsik: rewards report risk, and every "
         "trajectory has kl, length, truncated, turns"
     )
+
+
+def test_who_does_not_report_a_cost_leaves_it() -> None:
+    """Two envs, of which one has a risk: its mean is that one's, and the other learns from reward
+    alone."""
+    risky = group([Reward(r, costs={"risk": c}) for r, c in ((1.0, 0.0), (0.0, 0.4))])
+    quiet = group([1.0, Reward(0.0, costs={"speed": 9.0})])
+    batch = Batch.of([risky, quiet])
+    around = Constrained({"risk": Constraint(0.15, start=1.0, rate=1.0)}, RLOO())
+    said = around.report(batch)
+    assert said["constraint/risk/cost"] == pytest.approx(0.2)
+    assert said["constraint/feasible"] == 0.0
+    got, want = around.advantages(batch), RLOO().advantages(batch)
+    assert torch.equal(got[2:], want[2:] / 2)
+    plain = RLOO().advantages(replace(batch, reward=torch.tensor([0.0, 0.4, 0.0, 0.0])))
+    torch.testing.assert_close(got[:2], (want - plain)[:2] / 2)
+    # And in the loop's own figures.
+    assert rollout_metrics([risky, quiet], 0)["reward/cost/risk"] == pytest.approx(0.2)
+    # A member that reports none is compared with nobody.
+    kept = Constrained({"risk": Constraint(1.0)}, GRPO(zero_variance="resample"))
+    one = Reward(1.0, costs={"risk": 1.0})
+    assert not kept.keep(group([one, 1.0]))
+    assert kept.keep(group([one, Reward(1.0, costs={"risk": 0.0})]))
+
+
+@pytest.mark.parametrize("lost", [[invalid(), invalid()], [1.0, 0.0]], ids=["invalid", "other"])
+def test_a_step_that_has_no_cost_leaves_its_multiplier(lost: list[Any]) -> None:
+    rule = Constraint(0.1, "pid", rate=0.5, start=0.5, proportional=0.5, derivative=1.0)
+    around = Constrained({"risk": rule}, Reinforce())
+    state = around.advance(
+        around.start(), {**around.report(costly([(1.0, 0.3)])), "reward/mean": 1.0}
+    )
+    said = around.report(replace(Batch.of([group(lost)]), state=state))
+    assert not {"constraint/risk/cost", "constraint/risk/excess", "constraint/feasible"} & {*said}
+    after = around.advance(state, {**said, "reward/mean": state["baseline"]})
+    assert after == state
+
+
+def test_a_costs_moving_average_is_of_the_cost() -> None:
+    """Rewards of 1 and costs of 3, always: then neither has anything to teach."""
+    around = Constrained({"risk": Constraint(1.0, start=1.0, rate=0.0)}, Reinforce(decay=0.0))
+    state = around.start()
+    batch = costly([(1.0, 3.0), (1.0, 3.0)])
+    assert around.advantages(batch).abs().max() == 1.0  # (1 - 3) / 2 before the first average
+    state = around.advance(state, {**around.report(batch), "reward/mean": 1.0})
+    assert (around.advantages(replace(batch, state=state)) == 0).all()
+    assert state["baseline"] == 1.0
 
 
 # Around another algorithm.
@@ -295,6 +353,17 @@ def test_a_recipes_table_makes_it_and_comes_back() -> None:
             },
             "of is constrained already",
         ),
+        (
+            {"costs": {"a": {"budget": 4}}, "of": {"type": "distill", "teacher": "t"}},
+            "of learns from a teacher, who has a say in whatever it is asked: put distill outerm",
+        ),
+        *(
+            (
+                {"costs": {"a": {"budget": 4}}, "of": {"type": kind}},
+                "of takes answers of any policy, and what it makes of them is no advantage",
+            )
+            for kind in ("dpo", "kto", "awr", "raft", "sft")
+        ),
     ],
 )
 def test_tables_that_say_something_else_are_refused(table: Mapping[str, Any], said: str) -> None:
@@ -347,6 +416,12 @@ def test_what_cannot_be_held_is_refused_before_the_first_step(tmp_path: Path) ->
     assert "group=1 leaves constrained nothing to compare" in fault("rollout.group=1")
     with pytest.raises(UserError, match="no reward reports a cost rsik: rewards report risk"):
         trained(tmp_path, LIMITED, "algorithm.costs.rsik.budget=1", "stop.steps=1")
+
+
+def test_a_cost_may_be_that_of_the_last_of_several_envs() -> None:
+    envs = [{"label": name, "type": BANDIT} for name in ("a", "b")]
+    envs.append({"label": "c", "type": LIMITED["env"]["type"]})
+    asyncio.run(prove(Session(read({**LIMITED, "env": envs, "check": {"problems": 1}}), silent)))
 
 
 def views(of: Group, *names: str) -> list[list[float]]:

@@ -119,6 +119,12 @@ def test_a_share_of_plays_is_of_what_was_about_half_right() -> None:
     assert {name for name, visit in picks(picking, 50) if visit < 0} == {"c"}
 
 
+@pytest.mark.parametrize("window", [Window(high=0.4), Window(low=0.6)])
+def test_what_was_never_played_is_in_every_window(window: Window) -> None:
+    picking = Curriculum(LETTERS, 0, window=window)
+    assert sorted(name for name, _ in picks(picking, 7)) == list("abcdefg")
+
+
 def test_windows_and_replays_go_on_where_they_were() -> None:
     def fresh() -> Curriculum:
         return Curriculum(LETTERS, 3, window=Window(0.2, 0.8, 1, 0.3))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,17 @@ import torch
 import small_policies
 from records import group
 from test_train import DIGITS, silent, trained
+from upslope.advantages import Overlong
+from upslope.algorithms.constrained import Constrained
 from upslope.algorithms.distill import Distill
+from upslope.algorithms.gigpo import GiGPO
 from upslope.algorithms.grpo import GRPO
+from upslope.algorithms.remax import ReMax
 from upslope.algorithms.rloo import RLOO
 from upslope.batch import Batch, Outputs
+from upslope.constraints import Constraint
+from upslope.exploration import Explore
+from upslope.losses import KL, Entropy
 from upslope.models.load import load, save
 from upslope.recipe import read
 from upslope.runs import Run
@@ -92,6 +100,30 @@ def test_its_expected_gradient_is_that_of_the_reverse_kl() -> None:
 def test_settings_that_cannot_be_meant_are_refused(settings: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="strength must be above 0"):
         Distill("t", **settings)
+
+
+@pytest.mark.parametrize(
+    ("of", "key"),
+    [
+        (GRPO(kl=KL(0.1, "k1", "reward")), 'of.kl.place="reward"'),
+        (GRPO(overlong=Overlong(limit=9, cache=2)), "of.overlong.limit"),
+        (GRPO(explore=Explore(hold="clip_cov")), 'of.explore.hold="clip_cov"'),
+        (RLOO(explore=Explore(hold="low_entropy")), 'of.explore.hold="low_entropy"'),
+        (Constrained({"length": Constraint(9.0)}), "of.type (Constrained)"),
+        (GiGPO(), "of.type (GiGPO)"),
+        (ReMax(), "of.type (ReMax)"),
+    ],
+    ids=lambda x: x if isinstance(x, str) else "",
+)
+def test_what_only_the_rewards_advantages_would_hear_of_is_refused_without(of, key) -> None:
+    with pytest.raises(ValueError, match=re.escape(f"{key} acts through the reward's advantages")):
+        Distill("t", of=of)
+    assert Distill("t", reward=0.5, of=of).of == of
+
+
+def test_what_acts_in_the_loss_is_heard_without_a_reward() -> None:
+    for of in (GRPO(kl=KL(0.1)), GRPO(explore=Explore(hold="kl_cov")), RLOO(entropy=Entropy(0.1))):
+        assert Distill("t", of=of).of == of
 
 
 def test_what_is_no_teacher_is_refused_in_a_sentence(tmp_path: Path) -> None:

@@ -240,10 +240,10 @@ def trained() -> Run:
     a run usually does."""
     penalties = {"kl": {"coefficient": 0.1}, "entropy": {"coefficient": 0.01}}
     grpo = {"type": "grpo", **penalties}
-    told = {"type": "distill", "teacher": "teacher", "reward": 1.0, "of": grpo}
-    held = {"type": "constrained", "costs": {"length": {"budget": 2}}, "of": told}
+    held = {"type": "constrained", "costs": {"length": {"budget": 2}}, "of": grpo}
+    told = {"type": "distill", "teacher": "teacher", "reward": 1.0, "of": held}
     save(load("ladder:0.1m"), Path("teacher"))
-    rl = {"name": "rl", "algorithm": held}
+    rl = {"name": "rl", "algorithm": told}
     rl |= {"rollout": {"max_staleness": 1}, "source": {"type": "rollouts", "retire": 0.9}}
     envs = [{"type": "arithmetic", "digits": n, "label": f"of-{n}"} for n in (1, 2)]
     return upslope.train({**SMALL, "env": envs, "stage": [WARM, rl]})

@@ -198,4 +198,20 @@ def test_k1_as_a_loss_is_refused():
     with pytest.raises(ValueError, match="negative"):
         losses.KL(-0.1)
     assert losses.KL(0.1, "k1", "reward").in_reward
+
+
+@pytest.mark.parametrize("kind", ["k2", "k3"])
+def test_other_kinds_as_a_reward_drive_away_and_are_refused(kind):
+    """A policy of 0.9 and a reference of 0.5: k1 lowers the 0.9, the others raise it."""
+    signs = {}
+    for each in ("k1", kind):
+        policy = torch.tensor([[0.9, 0.1]], dtype=torch.float64).log().requires_grad_()
+        logp = policy.log_softmax(-1)
+        half = torch.full((1, 2), 0.5, dtype=torch.float64).log()
+        reward = -losses.kl(logp.detach(), half, each)
+        (-(logp.exp() * reward).sum()).backward()
+        signs[each] = policy.grad[0, 0].sign().item()
+    assert signs == {"k1": 1.0, kind: -1.0}  # descent lowers the first logit, or raises it
+    with pytest.raises(ValueError, match=f'{kind} as a reward .*: use kl.kind = "k1"'):
+        losses.KL(0.1, kind, "reward")
     assert not losses.KL(0.0, "k1", "loss").in_loss

@@ -121,6 +121,20 @@ def test_dead_rows_are_skipped_with_the_same_gradient(algorithm, monkeypatch):
     assert same(want, got)
 
 
+def test_rows_without_advantage_stay_where_a_ratio_is_over_all_of_a_trajectory(monkeypatch):
+    """GSPO's sequence ratio, of a trajectory of two rows of which one has no advantage."""
+    learner, algorithm = a_learner(), GSPO(clip_low=0.5, clip_high=0.5)
+    whole = off_policy(prepared(learner, algorithm, batch()))
+    ids, rows = whole.trajectory.unique(return_counts=True)
+    several = whole.trajectory == ids[rows > 1][0]
+    silent = several & (several.cumsum(0) == 1)
+    assert whole.advantages is not None
+    whole = replace(whole, advantages=torch.where(silent[:, None], 0.0, whole.advantages))
+    want, _ = gradient(learner, whole, algorithm)
+    monkeypatch.setattr(GSPO, "claims", frozenset())
+    assert same(want, gradient(learner, whole, algorithm)[0])
+
+
 def test_a_batch_without_signal_moves_nothing_and_still_shows_its_drift():
     learner = a_learner()
     dead = Batch.of([group([1.0, 1.0]), group([0.0, 0.0], id="b")])

@@ -32,6 +32,15 @@ def test_answers_are_the_graders_or_what_was_said() -> None:
     assert same["answers/gold_share"] == 1
 
 
+def test_recorded_groups_are_not_what_the_policy_does() -> None:
+    own, shown = group([1.0, 0.0]), group([1.0, 1.0], id="b")
+    metrics = rollout_metrics([own, shown], 0, {"groups/recorded": 1.0})
+    assert metrics["reward/mean"] == rollout_metrics([own], 0)["reward/mean"] == 0.5
+    assert (metrics["groups/used"], metrics["groups/recorded"]) == (2, 1)
+    alone = rollout_metrics([shown], 0, {"groups/recorded": 1.0})
+    assert (alone["reward/mean"], alone["groups/used"]) == (1, 1)
+
+
 def test_entropy_is_the_mean_surprise_of_sampled_tokens_alone() -> None:
     of = problem()
     plays = [

@@ -15,10 +15,13 @@ import torch
 
 import deaths
 from records import Interrupt, untimed
+from test_train import DIGITS
+from upslope.checkpoints import read_checkpoint
+from upslope.launch import train_recipe
 from upslope.recipe import read
-from upslope.resume import resume_recipe
+from upslope.resume import refuse_other_weights, resume_recipe
 from upslope.runs import Run
-from upslope.types import UserError
+from upslope.types import Action, Metrics, UserError
 
 SCRIPT = Path(deaths.__file__)
 # Of all events: random moments, after the first tenth, in which there is hardly a run.
@@ -144,6 +147,52 @@ def test_a_changed_recipe_is_refused_or_allowed_by_name(tmp_path: Path) -> None:
     (row,) = map(json.loads, (run.path / "resumed.jsonl").read_text().splitlines())
     assert row["changed"] == ["stage.rl.learner.lr"]
     assert row["step"] == 6
+
+
+class Asks:
+    """Asks once for weights of a step."""
+
+    def see(self, stage: str, step: int, groups: object, metrics: Metrics) -> Sequence[Action]:
+        return (1,) if groups and step == 2 else ()
+
+
+def digits(folder: Path, *overrides: str, resumed: bool) -> Run:
+    """One-token answers, with a checkpoint of every step."""
+    few = {"rollout": {"problems": 1, "group": 2, "max_tokens": 1}, "evaluation": {"problems": 1}}
+    recipe = {**DIGITS, **few, "runs": str(folder), "checkpoint": {"every": 1, "keep": 9}}
+    given = read(recipe, overrides)
+    if not resumed:
+        return train_recipe(given, silent)
+    return resume_recipe(given, silent, watches=[Asks()], allow=["stop.steps", "algorithm"])
+
+
+def test_another_algorithms_state_begins_where_nothing_is_kept_of_it(tmp_path: Path) -> None:
+    """In a resumed run, and again where it goes back to before it was resumed."""
+    digits(tmp_path, "stop.steps=1", resumed=False)
+    other = 'algorithm={type="constrained",of={type="reinforce",entropy={target=1.0}}}'
+    cost = "algorithm.costs.length.budget=0.5"
+    run = digits(tmp_path, other, cost, "stop.steps=4", resumed=True)
+    rows = run.metrics()
+    assert [row["step"] for row in rows] == [1, 2, 4]  # 3 is version 1's weights
+    assert [row.get("constraint/length/multiplier") for row in rows] == [None, 0.0, 0.0]
+    state = read_checkpoint(run.latest() or tmp_path)[0].place.state
+    assert {"baseline", "coefficient", "constraint/length/of/baseline"} <= {*state}
+
+
+def test_weights_that_a_run_has_not_are_not_made_up() -> None:
+    def refused(before: str, now: str) -> str:
+        recipes = (read(DIGITS, [f"algorithm={table}"]) for table in (before, now))
+        with pytest.raises(UserError, match="set algorithm back, or train without --resume") as no:
+            refuse_other_weights(*recipes, "train")
+        return str(no.value)
+
+    kl, ppo = '{type="rloo",kl={coefficient=0.1}}', '{type="ppo"}'
+    assert "the policy that stage train began with" in refused('{type="grpo"}', kl)
+    assert "another critic than stage train has trained" in refused('{type="grpo"}', ppo)
+    assert "another critic than" in refused(ppo, '{type="ppo",critic={twin=true}}')
+    assert "another critic than" in refused(ppo, '{type="grpo"}')  # whose optimiser has its moments
+    fine = [read(DIGITS, [f"algorithm={table}"]) for table in (kl, '{type="grpo"}')]
+    refuse_other_weights(*fine, "train")
 
 
 def test_a_run_that_ended_goes_on_with_a_higher_bound(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ TABLE = {
     "components": "types seeds sentences pydantic",
     "listing": "types batch algorithms components optional presets",
     "alarms": "types recipe runs",
-    "rollback": "checkpoints learner models runs",
+    "rollback": "batch checkpoints learner models runs",
     "result": "types pydantic",
     "environment": "machine",
     "files": "types numpy",
@@ -101,7 +101,8 @@ TABLE = {
     "rollout runs scorers stages sync threads train torch",
     "launch": "types alarms batch optional checkpoints curve learner machine models recipe result "
     "runs scaling selfcheck session sinks stages train",
-    "resume": "types alarms checkpoints environment launch recipe runs session",
+    "resume": "types alarms batch checkpoints environment launch names optional recipe runs "
+    "session",
     "summary": "result runs",
     "scaling": "types recipe runs ledger scaling numpy scipy",
     "scaling.study": "types files recipe runs scaling sentences settings pydantic",

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -13,11 +15,17 @@ import torch
 from plays import Dialogue, asked, player, user
 from records import group, invalid, problem, segment, trajectory
 from upslope import costs, credit
+from upslope.algorithms.awr import AWR
 from upslope.algorithms.cispo import CISPO
+from upslope.algorithms.distill import Distill
+from upslope.algorithms.dpo import DPO
 from upslope.algorithms.dr_grpo import DrGRPO
 from upslope.algorithms.gigpo import GiGPO
 from upslope.algorithms.grpo import GRPO
 from upslope.algorithms.gspo import GSPO
+from upslope.algorithms.iql import IQL
+from upslope.algorithms.kto import KTO
+from upslope.algorithms.ppo import PPO
 from upslope.algorithms.reinforce import Reinforce
 from upslope.algorithms.rloo import RLOO
 from upslope.algorithms.turns import Turns
@@ -116,9 +124,9 @@ def test_new_columns_follow_their_rows() -> None:
     batch = Batch.of([together(play([0.5, 1.0], 1.0, ["a", "b"]), play([2.0], 0.0))])
     risky = Reward(0.0, costs={"risk": 3.0})
     costly = Batch.of([together(play([0.0], 1.0), play([0.0], risky))])
-    assert costly.costs["risk"].tolist() == [0.0, 3.0]
+    assert costly.costs["risk"].isnan().tolist() == [True, False]
     flipped = costly.rows(torch.tensor([1, 0])).to(torch.device("cpu"))
-    assert flipped.costs["risk"].tolist() == [3.0, 0.0]
+    assert flipped.costs["risk"].nan_to_num(-1).tolist() == [3.0, -1.0]
     one = batch.rows(torch.tensor([1]))
     assert one.turn.tolist() == [[-1, -1, 0, 0, -1]]
     assert one.earned is not None
@@ -249,6 +257,34 @@ def test_groups_with_a_signal_of_their_turns_are_kept() -> None:
     assert not GiGPO(plain).keep(equal)
     assert GiGPO(plain).keep(together(play([0, 0], 1.0, ["a", "b"]), play([0], 1.0, ["a"])))
     assert not GiGPO(plain).keep(together(play([0, 0], 0.0, ["a", "b"]), play([0], 0.0, ["a"])))
+
+
+@pytest.mark.parametrize(
+    ("of", "said"),
+    [
+        (PPO(), "of has a critic"),
+        (IQL(), "of has a critic"),
+        (DPO(), "of takes answers of any policy"),
+        (KTO(), "of takes answers of any policy"),
+        (Distill("t"), "of learns from a teacher"),
+    ],
+    ids=repr,
+)
+def test_what_is_no_policy_gradient_is_refused_inside(of, said) -> None:
+    for around in (Turns, GiGPO, partial(Distill, "t")):
+        with pytest.raises(ValueError, match=said):
+            around(of=of)
+
+
+def test_imitation_is_weighed_turn_by_turn_but_nothing_is_added_to_its_weights() -> None:
+    batch = Batch.of([together(play([1.0, 0.0], 1.0), play([0.0, 1.0], 1.0))])
+    got = Turns(AWR(beta=1.0)).advantages(batch)
+    mean = 0.5  # of both second turns' rewards to go
+    assert by_turn(got, batch, 0) == pytest.approx([1.0, math.exp(0 - mean)])
+    assert by_turn(got, batch, 1) == pytest.approx([1.0, math.exp(1 - mean)])
+    for around in (GiGPO, partial(Distill, "t")):
+        with pytest.raises(ValueError, match="of takes answers of any policy"):
+            around(of=AWR())
 
 
 # What it is good for: a chain of turns of which each is right or wrong by itself.

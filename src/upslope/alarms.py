@@ -22,7 +22,7 @@ VARIETY = {
     "groups/mixed_share": "groups that differ",
 }
 WATCHED = (*VARIETY, "answers/common_share", "answers/gold_share", "reward/mean")
-READ = (*WATCHED, "reward/max", "reward/min", "reward/std", "groups/used")
+READ = (*WATCHED, "reward/invalid_share", "reward/max", "reward/min", "reward/std", "groups/used")
 FIRST = 5  # steps that say where it began
 FAST, SLOW = 0.5, 0.1  # weight of the newest step in the moving averages of values and of noise
 LASTING = 2  # steps in a row that a sign must last
@@ -92,6 +92,13 @@ class Signs:
         return (self.peak - self.now["reward/mean"]) / allowed if allowed else 0.0
 
 
+def tells(row: Mapping[str, Any]) -> bool:
+    """Whether a row is of answers that the policy gave, and any of them was graded."""
+    if not {*READ} <= row.keys() or row["reward/invalid_share"] == 1:
+        return False
+    return bool(row.get("groups/recorded", 0) < row["groups/used"])
+
+
 class Collapse:
     """A watch over a run's stages, one after the other. ``act``: what an alarm does.
 
@@ -109,7 +116,7 @@ class Collapse:
         self, stage: str, step: int, groups: Sequence[Group], metrics: Metrics
     ) -> Sequence[Action]:
         """After each step of sampled groups: what to do about a sign that lasts."""
-        if not groups or not {*READ} <= metrics.keys():
+        if not groups or not tells(metrics):
             return ()
         if stage != self.stage:
             self._begin(stage, step)
@@ -131,9 +138,16 @@ class Collapse:
     def _begin(self, stage: str, step: int) -> None:
         self.stage, self.signs, self.lasted, self.raised = stage, Signs(), {}, False
         self.calm = step - 1
+        before = 0
         for row in self.run.metrics():
-            if row["stage"] == stage and row["step"] < step and {*READ} <= row.keys():
-                self._take(row["step"], row)
+            if row["stage"] == stage and row["step"] < step:
+                if before and row["step"] > before + 1:  # a roll-back's version has no row
+                    self.signs, self.lasted, self.rolls = Signs(), {}, self.rolls + 1
+                before = row["step"]
+                if tells(row):
+                    self._take(before, row)
+        if before and step > before + 1:
+            self.signs, self.lasted, self.rolls = Signs(), {}, self.rolls + 1
 
     def _take(self, step: int, row: Mapping[str, Any]) -> list[str]:
         """The signs that have lasted."""

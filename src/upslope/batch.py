@@ -35,7 +35,8 @@ class Batch:
     ``old_logprobs`` None in an update means: the live values, detached (ratio exactly 1).
     ``segment`` orders the rows of a trajectory. ``turn``, ``earned`` and ``anchor`` are those of
     ``turns``; what ``earned`` leaves of the reward is earned at the end. ``costs``: [row] by the
-    name that a reward gives it. ``bare``: nothing may be taken off ``reward``, which is a cost's.
+    name that a reward gives it, NaN where it gives none. ``bare``: nothing may be taken off
+    ``reward``, which is a cost's.
     ``values`` are of the states that tokens were chosen in, ``q`` of choosing them there.
     ``greedy`` is what a greedy reply to the row's problem earned, NaN where that could not be
     graded; it comes with the groups.
@@ -93,7 +94,7 @@ class Batch:
         trained = [s.trained & r.valid for s, r in zip(segments, rewards, strict=True)]
         earned, anchor = turns.earned(rows, width), turns.anchors(rows, width)
         costs = {
-            name: torch.tensor([r.costs.get(name, 0.0) for r in rewards], dtype=torch.float32)
+            name: torch.tensor([r.costs.get(name, torch.nan) for r in rewards], dtype=torch.float32)
             for name in sorted({name for r in rewards if r.valid for name in r.costs})
         }
         return Batch(
@@ -230,10 +231,15 @@ class Outputs:
 
 
 Claim = Literal[
-    "any_policy", "equal_rewards_no_signal", "policy_gradient", "silent_without_advantage"
+    "alone_no_signal",
+    "any_policy",
+    "equal_rewards_no_signal",
+    "policy_gradient",
+    "silent_without_advantage",
 ]
 CLAIMS: Mapping[Claim, str] = {
     "any_policy": "whatever policy gave an answer, and how likely it was to, changes nothing",
+    "alone_no_signal": "groups of one give advantages of exactly 0",
     "equal_rewards_no_signal": "equal rewards in every group give advantages of exactly 0",
     "policy_gradient": "at ratio 1 the gradient is -advantage * weight for each log-probability",
     "silent_without_advantage": "rows whose advantages are all 0 have no gradient and are skipped",

@@ -40,6 +40,11 @@ class Place(Record):
         """After a step, with the algorithm's new state."""
         return self.model_copy(update={"step": self.step + 1, "state": dict(state)})
 
+    def fitting(self, start: State) -> Place:
+        """With what an algorithm begins with where nothing is kept of it: a resumed run's may have
+        been given a KL target, a cost or another type since."""
+        return self.model_copy(update={"state": {**start, **self.state}})
+
     def ended(self, by: str) -> Place:
         """Where something stopped it, the first of several; "" has not."""
         return self.model_copy(update={"stopped": self.stopped or by})

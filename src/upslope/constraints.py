@@ -13,6 +13,7 @@ from typing import Literal
 
 State = Mapping[str, float]
 AVERAGE = 0.9  # of the price's moving average, which sees about ten steps
+LEAST = 0.01  # of its start, under which "log" does not go
 
 
 @dataclass(frozen=True)
@@ -21,10 +22,10 @@ class Constraint:
 
     With e = cost - budget of a step, and never below 0 or above ``most``:
     "lagrange": multiplier += rate * e. "log": log multiplier += rate * multiplier * e (Safe RLHF,
-    arXiv:2310.12773), from a ``start`` above 0. "pid": I + proportional * P + derivative * D with
-    I = max(0, I + rate * e), P the moving average of e and D = max(0, the rise of the moving
-    average of the cost), both of decay ``smoothing`` (arXiv:2007.03964). ``delay``: steps before
-    it first moves.
+    arXiv:2310.12773), from a ``start`` above 0 and not under a hundredth of it. "pid": I +
+    proportional * P + derivative * D with I = max(0, I + rate * e), P the moving average of e and
+    D = max(0, the rise of the moving average of the cost), both of decay ``smoothing``
+    (arXiv:2007.03964). ``delay``: steps before it first moves.
     """
 
     budget: float
@@ -65,6 +66,8 @@ class Constraint:
         integral = state["integral"]
         if moves and self.multiplier == "log":
             integral *= math.exp(min(self.rate * integral * error, 20.0))
+            # Its pace is its own size: from next to 0, one step far under budget, it has none.
+            integral = max(integral, LEAST * self.start)
         elif moves:
             integral = max(0.0, integral + self.rate * error)
         integral = min(integral, self.most)

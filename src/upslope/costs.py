@@ -1,10 +1,13 @@
 """The costs of a batch by name, and what the state of ``constrained`` holds of each.
 
-``length``, ``turns``, ``truncated`` and ``kl`` every trajectory has; the others are a reward's.
+``length``, ``turns``, ``truncated`` and ``kl`` every trajectory has; the others are a reward's. A
+trajectory whose reward does not report one leaves its mean and its advantages, as an invalid one
+leaves the reward's: where several envs are played, a cost is that of those which report it.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
@@ -20,25 +23,23 @@ from upslope.types import Group, Metrics, Reward, Trajectory, UserError, graded
 
 OWN = frozenset({"length", "turns", "truncated", "kl"})
 KL_NEEDS: frozenset[Column] = frozenset({"old_logprobs", "ref_logprobs"})
-MARK = "constraint/"
+MARK, INNER = "constraint/", "of/"
 
 
 def of(batch: Batch, name: str) -> Tensor:
-    """[row]: a cost of the row's trajectory. UserError where no reward of the batch reports it."""
+    """[row]: a cost of the row's trajectory, NaN where its reward does not report it."""
     if name == "truncated":
         return batch.truncated.float()
     if name in OWN:
         return _summed(batch, name)
-    if name not in batch.costs:
-        raise UserError(missing(name, batch.costs))
-    return batch.costs[name]
+    return batch.costs.get(name, torch.full_like(batch.reward, torch.nan))
 
 
 def mean(batch: Batch, name: str) -> float:
-    """Over valid trajectories; 0 where there are none."""
+    """Over the valid trajectories that have it; NaN where there are none."""
     cost, _ = batch.by_trajectory(of(batch, name))
     valid, _ = batch.by_trajectory(batch.valid)
-    return float(cost[valid].double().mean()) if bool(valid.any()) else 0.0
+    return float(cost[valid & ~cost.isnan()].double().mean())
 
 
 def missing(name: str, known: Mapping[str, object]) -> str:
@@ -73,9 +74,10 @@ def views(group: Group, limits: Mapping[str, Constraint]) -> Iterator[Group]:
     yet, always differs."""
     yield group
     for name in limits:
+        seen = [_known(t, name, i) for i, t in enumerate(group.trajectories)]
         plays = tuple(
-            replace(t, reward=Reward(_known(t, name, i), valid=graded(t).valid))
-            for i, t in enumerate(group.trajectories)
+            replace(t, reward=Reward(cost or 0.0, valid=graded(t).valid and cost is not None))
+            for t, cost in zip(group.trajectories, seen, strict=True)
         )
         yield replace(group, trajectories=plays)
 
@@ -97,31 +99,72 @@ def inside(batch: Batch) -> Batch:
 
 
 def priced(batch: Batch, name: str) -> Batch:
-    """The same with a cost in place of the reward."""
-    return replace(inside(batch), reward=of(batch, name), earned=None, bare=True)
+    """The same with a cost in place of the reward, and the cost's own state of the algorithm."""
+    cost = of(batch, name)
+    known = ~cost.isnan()
+    return replace(
+        batch,
+        reward=cost.nan_to_num(),
+        valid=batch.valid & known,
+        trained=batch.trained & known[:, None],
+        earned=None,
+        bare=True,
+        state=None if batch.state is None else _inner(own(batch.state, name)),
+    )
 
 
-def begun(limits: Mapping[str, Constraint]) -> State:
-    """All constraints' states before the first step, as one."""
-    return _joined({name: limit.begin() for name, limit in limits.items()})
+def begun(limits: Mapping[str, Constraint], of: Algorithm) -> State:
+    """All constraints' states before the first step, as one.
+
+    Each has a state of the algorithm inside, too: a moving average of rewards is no baseline of a
+    cost.
+    """
+    inner = _marked(of.start())
+    return _joined({name: {**limit.begin(), **inner} for name, limit in limits.items()})
 
 
-def advanced(limits: Mapping[str, Constraint], state: State, metrics: Metrics) -> State:
-    """The same after a step with the mean costs of ``report``."""
-    cost = {name: metrics[f"{MARK}{name}/cost"] for name in limits}
-    return _joined({n: limit.advance(own(state, n), cost[n]) for n, limit in limits.items()})
+def advanced(
+    limits: Mapping[str, Constraint], state: State, metrics: Metrics, of: Algorithm
+) -> State:
+    """The same after a step with the mean costs of ``report``; one without a mean stays."""
+    after = {name: own(state, name) for name in limits}
+    for name, before in tuple(after.items()):
+        cost = metrics.get(f"{MARK}{name}/cost")
+        if cost is not None:
+            inner = of.advance(_inner(before), {**metrics, "reward/mean": cost})
+            after[name] = {**limits[name].advance(before, cost), **_marked(inner)}
+    return _joined(after)
 
 
 def report(limits: Mapping[str, Constraint], state: State, batch: Batch) -> Metrics:
-    """Mean costs, how far over budget, multipliers and prices; and whether all budgets held."""
+    """Mean costs, how far over budget, multipliers and prices; and whether all budgets held.
+
+    Nothing of a cost that no valid trajectory has is said but its multiplier and price. UserError
+    where that is so in the first step: a name that no reward reports would never be held.
+    """
     means = {name: mean(batch, name) for name in limits}
-    said = {"constraint/feasible": float(all(means[n] <= limits[n].budget for n in limits))}
-    for name, limit in limits.items():
+    known = [name for name in limits if not math.isnan(means[name])]
+    for name in limits:
+        if name not in known and batch.valid.any() and not own(state, name)["steps"]:
+            raise UserError(missing(name, batch.costs))
+    said: Metrics = {}
+    if len(known) == len(limits):
+        said["constraint/feasible"] = float(all(means[n] <= limits[n].budget for n in limits))
+    for name in known:
         said[f"{MARK}{name}/cost"] = means[name]
-        said[f"{MARK}{name}/excess"] = means[name] - limit.budget
+        said[f"{MARK}{name}/excess"] = means[name] - limits[name].budget
+    for name in limits:
         said[f"{MARK}{name}/multiplier"] = own(state, name)["multiplier"]
         said[f"{MARK}{name}/price"] = own(state, name)["price"]
     return said
+
+
+def _marked(state: State) -> State:
+    return {f"{INNER}{key}": value for key, value in state.items()}
+
+
+def _inner(state: State) -> State:
+    return {key.removeprefix(INNER): v for key, v in state.items() if key.startswith(INNER)}
 
 
 def _joined(states: Mapping[str, State]) -> State:
@@ -143,11 +186,11 @@ def _summed(batch: Batch, name: str) -> Tensor:
     return zeros.index_add(0, member, each.sum(1))[member]
 
 
-def _known(trajectory: Trajectory, name: str, place: int) -> float:
+def _known(trajectory: Trajectory, name: str, place: int) -> float | None:
     if name == "length":
         return float(trajectory.length)
     if name == "turns":
         return float(sum(1 for _ in dict(replies(trajectory))))
     if name == "truncated":
         return float(trajectory.truncated)
-    return float(place) if name == "kl" else graded(trajectory).costs.get(name, 0.0)
+    return float(place) if name == "kl" else graded(trajectory).costs.get(name)

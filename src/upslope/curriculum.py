@@ -136,7 +136,9 @@ class Curriculum:
 
     def _rests(self, problem: Problem, visit: int) -> bool:
         """Whether a problem sits this epoch out."""
-        rate, last = self.newest.get(problem.id, (0.5, visit))
+        if problem.id not in self.newest:
+            return False
+        rate, last = self.newest[problem.id]
         outside = not self.window.low <= rate <= self.window.high
         return outside and visit <= last + self.window.rest
 

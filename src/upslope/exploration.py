@@ -25,7 +25,8 @@ class Explore:
     "clip_cov": this share, drawn from tokens whose covariance of log-probability and advantage is
     between ``low`` and ``high``, has no policy gradient; "kl_cov": the share of each group with the
     highest covariance pays ``coefficient`` times |log policy / old policy|, which acts where a
-    rollout batch has several updates (both arXiv:2505.22617). "low_entropy": only the share of
+    rollout batch has several updates (both arXiv:2505.22617). Both hold one token at least, of the
+    batch and of each group, where any qualifies. "low_entropy": only the share of
     highest entropy has a policy gradient; 0.2 in arXiv:2506.01939.
     """
 
@@ -73,7 +74,10 @@ def clip_cov(
 def kl_cov(
     logprobs: PerToken, advantages: PerToken, trained: Mask, group: Ids, how: Explore
 ) -> Mask:
-    """The tokens that KL-Cov holds near the old policy: in each group the highest, if above 0."""
+    """The tokens that KL-Cov holds near the old policy: in each group the highest, if above 0.
+
+    At least one in a group that has any above 0: in small groups that is more than the share.
+    """
     held = torch.zeros_like(trained)
     for each in torch.unique(group):
         own = trained & (group == each)[:, None]

@@ -121,7 +121,7 @@ async def train_stage(
     resumed: Resumed | None,
 ) -> StageResult:
     """Train one stage, from its beginning or from where it was; what it changed and took."""
-    at = resumed.checkpoint.place if resumed else at
+    at = resumed.checkpoint.place.fitting(one.algorithm.start()) if resumed else at
     assessment = session.assessment(one, run)
     parts = session.parts(one, assessment, at, done)
     selects, selected = one.stage.evaluation.select, None
@@ -205,7 +205,8 @@ async def prove_stage(session: Session, one: Built) -> list[Proof]:
         return proofs + selfcheck.prove_gradient(learner, Batch.of(groups), one.algorithm)
     player = session.player(one)
     size = min(one.stage.rollout.group, 2)
-    plays = [player.group(p, 0, size, session.recipe.seed, "check") for p in problems[:2]]
+    few = problems[: max(2, len(one.weights))]  # of several envs, each with its costs
+    plays = [player.group(p, 0, size, session.recipe.seed, "check") for p in few]
     groups = await asyncio.gather(*plays)
     for group in groups:
         selfcheck.prove_trained(group, session.chat)

@@ -116,7 +116,8 @@ def corrected_kl(logprobs: PerToken, old: PerToken, ref: PerToken, kind: KLKind)
 class KL:
     """Distance to the reference policy, in the loss or in the reward (never both).
 
-    In the reward the trajectory's KL so far is subtracted from its total before any baseline.
+    In the reward the trajectory's KL so far is subtracted from its total before any baseline; that
+    takes ``k1``, since the others in its place do not have the gradient of KL(pi || ref).
     ``corrected``: a KL in the loss has the gradient of KL(pi || ref), off-policy too. ``target``
     above 0, in nats a token, adapts the coefficient from ``coefficient`` on: after a step it is
     multiplied by 1 + rate * clip(KL / target - 1, -0.2, 0.2) (arXiv:1909.08593).
@@ -140,7 +141,12 @@ class KL:
         if self.kind == "k1" and self.in_loss and not self.corrected:
             raise ValueError(
                 "k1 as a loss has an expected gradient of 0: "
-                'use kl.kind = "k2" or "k3", kl.corrected = true, or kl.place = "reward"'
+                'use kl.kind = "k2" or "k3", kl.corrected = true, or k1 with kl.place = "reward"'
+            )
+        if self.kind != "k1" and self.in_reward:
+            raise ValueError(
+                f"{self.kind} as a reward drives a policy that is far from the reference away: "
+                'use kl.kind = "k1", or kl.place = "loss"'
             )
         if self.corrected and self.place == "reward":
             raise ValueError(

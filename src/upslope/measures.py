@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 
 from upslope.types import Group, Metrics, Trajectory, graded
 
+NOTHING: Mapping[str, float] = MappingProxyType({})
 
-def rollout_metrics(groups: Sequence[Group], version: int) -> Metrics:
-    """Reward, parts, costs, length, signal and staleness of groups trained at ``version``."""
+
+def rollout_metrics(
+    groups: Sequence[Group], version: int, source: Mapping[str, float] = NOTHING
+) -> Metrics:
+    """Reward, parts, costs, length, signal and staleness of groups trained at ``version``.
+
+    And what the ``source`` says. Of a step from both, the last groups are recorded: these count in
+    ``groups/used`` alone, since the others are what the policy does.
+    """
+    used = len(groups)
+    groups = groups[: used - int(source.get("groups/recorded", 0))] or groups
     plays = played(groups)
     rewards = [graded(t) for t in plays]
     valid = [r for r in rewards if r.valid]
@@ -25,7 +36,7 @@ def rollout_metrics(groups: Sequence[Group], version: int) -> Metrics:
         "length/interrupted_share": float(
             np.mean([any(turn.stop_reason == "interrupted" for turn in t.turns) for t in plays])
         ),
-        "groups/used": float(len(groups)),
+        "groups/used": float(used),
         "groups/mixed_share": float(np.mean([g.mixed for g in groups])),
         **surprise(plays),
         **answer_metrics(groups),
@@ -40,8 +51,9 @@ def rollout_metrics(groups: Sequence[Group], version: int) -> Metrics:
     for name in sorted({name for r in valid for name in r.parts}):
         metrics[f"reward/part/{name}"] = float(np.mean([r.parts.get(name, 0.0) for r in valid]))
     for name in sorted({name for r in valid for name in r.costs}):
-        metrics[f"reward/cost/{name}"] = float(np.mean([r.costs.get(name, 0.0) for r in valid]))
-    return metrics | env_metrics(groups)
+        known = [r.costs[name] for r in valid if name in r.costs]
+        metrics[f"reward/cost/{name}"] = float(np.mean(known))
+    return metrics | env_metrics(groups) | dict(source)
 
 
 def surprise(plays: Sequence[Trajectory]) -> Metrics:

@@ -78,7 +78,7 @@ def compares(algorithm: Algorithm) -> bool:
     """Whether a group of one teaches it nothing."""
     if isinstance(algorithm, Wraps):
         return algorithm.compares
-    return "equal_rewards_no_signal" in algorithm.claims
+    return not {"alone_no_signal", "equal_rewards_no_signal"}.isdisjoint(algorithm.claims)
 
 
 def reported(algorithm: Algorithm) -> frozenset[str]:

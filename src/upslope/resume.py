@@ -6,9 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from upslope.alarms import checked
+from upslope.batch import Algorithm
 from upslope.checkpoints import Checkpoint, read_checkpoint
 from upslope.environment import environment
 from upslope.launch import Resumed, check, finish
+from upslope.names import algorithm_of
+from upslope.optional import critic_of
 from upslope.recipe import Recipe, differences, dump, read
 from upslope.runs import Run
 from upslope.session import Say, Session
@@ -32,7 +35,8 @@ def resume_recipe(
     """
     path = Run.newest(recipe.runs, recipe.name).path
     with Run.resume(path) as run:
-        recipe, changed = agreed(read(path / "recipe.toml"), recipe, allow)
+        own = read(path / "recipe.toml")
+        recipe, changed = agreed(own, recipe, allow)
         if run.result() is not None and not changed:
             raise UserError(
                 f"{path} came to its end: train without --resume for another run, or raise a "
@@ -42,6 +46,7 @@ def resume_recipe(
         kept = Resumed(*read_checkpoint(folder)) if folder else None
         if kept:
             kept = Resumed(opened(kept.checkpoint, changed), kept.learner)
+            refuse_other_weights(own, recipe, kept.checkpoint.stage)
         act = checked(on_collapse, recipe.stages())
         session = Session(recipe, say, watches, folder / "model" if folder else None)
         if not kept:
@@ -91,3 +96,32 @@ def opened(checkpoint: Checkpoint, changed: Sequence[str]) -> Checkpoint:
         place = checkpoint.place.model_copy(update={"stopped": ""})
         return checkpoint.model_copy(update={"place": place})
     return checkpoint
+
+
+def refuse_other_weights(own: Recipe, given: Recipe, stage: str) -> None:
+    """Another algorithm for the stage that goes on, with weights that no checkpoint of it has."""
+    before, now = (
+        algorithm_of(one.algorithm, "algorithm")
+        for recipe in (own, given)
+        for one in recipe.stages()
+        if one.name == stage
+    )
+    if "ref_logprobs" in now.needs - before.needs:
+        raise UserError(
+            f"algorithm needs the policy that stage {stage} began with, which the run did not keep:"
+            " set algorithm back, or train without --resume"
+        )
+    if _weights(now) != _weights(before):
+        raise UserError(
+            f"algorithm has another critic than stage {stage} has trained: set algorithm back, or "
+            "train without --resume"
+        )
+
+
+def _weights(algorithm: Algorithm) -> tuple[object, ...]:
+    """What names and shapes a critic's weights, and those kept beside them."""
+    critic = critic_of(algorithm)
+    if critic is None:
+        return ()
+    kept = (critic.polyak > 0, critic.l2 > 0, "q" in {*algorithm.needs, *algorithm.reads})
+    return (critic.place, critic.heads, critic.width, *kept)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
+from upslope.batch import State
 from upslope.checkpoints import Place, read_checkpoint
 from upslope.learner import Learner
 from upslope.models.fused import fill
@@ -17,11 +18,13 @@ async def roll_back(
     synchronise: Callable[[int, bool], Awaitable[None]],
     at: Place,
     to: int,
+    start: State,
 ) -> Place:
     """The place after the newest checkpoint of at most the step ``to`` was put back.
 
     Weights, optimiser and the algorithm's state are that checkpoint's; the source, the ledger and
-    the count of steps go on, since versions never go down. Stopped where there is none such.
+    the count of steps go on, since versions never go down. ``start``: the state that the algorithm
+    begins with. Stopped where there is none such.
     """
     folder = run.latest(to)
     if folder is None:
@@ -34,6 +37,6 @@ async def roll_back(
         name, dtype, device = str(folder / "model"), policy.model.dtype, policy.model.device
         fill(dict(policy.tensors()), load(name, 0, dtype, str(device)).tensors())
     learner.load_state(state)
-    at = at.moved(kept.place.state)
+    at = at.moved(kept.place.fitting(start).state)
     await synchronise(at.step, True)
     return at

@@ -261,5 +261,5 @@ class Session:
             synchronise,
             measure,
             checkpoint,
-            lambda at, to: roll_back(run, learner, synchronise, at, to),
+            lambda at, to: roll_back(run, learner, synchronise, at, to, one.algorithm.start()),
         )

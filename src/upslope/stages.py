@@ -150,14 +150,21 @@ def refuse_rollouts(one: Built, source: RolloutsSettings | MixedSettings, at: st
             f"{at}rollout.group=1 leaves {name} nothing to compare a reward with, so nothing "
             "would be learned: use at least 2, or the algorithm reinforce"
         )
-    if isinstance(one.algorithm, PassAtK) and stage.rollout.group <= one.algorithm.k:
-        raise UserError(
-            f"{at}rollout.group={stage.rollout.group} has no more than one set of "
-            f"{at}algorithm.k={one.algorithm.k}, so that nothing is compared: use a larger group"
-        )
+    for depth, layer in enumerate(layers(one.algorithm)):
+        if isinstance(layer, PassAtK) and stage.rollout.group <= layer.k:
+            raise UserError(
+                f"{at}rollout.group={stage.rollout.group} has no more than one set of "
+                f"{at}algorithm{'.of' * depth}.k={layer.k}, so that nothing is compared: use a "
+                "larger group"
+            )
     if any(isinstance(each, SFT) for each in layers(one.algorithm)):
         raise UserError(
             f'{at}algorithm sft learns from given replies: set {at}source.type = "recorded"'
+        )
+    if by_group(one.algorithm) and stage.rollout.group == 1:
+        raise UserError(
+            f"{at}rollout.group=1 has awr measure an answer against itself, so that all would "
+            f'count alike: use at least 2, or set {at}algorithm.baseline = "batch"'
         )
     if rollouts.sync == 1:
         return
@@ -175,13 +182,18 @@ def refuse_rollouts(one: Built, source: RolloutsSettings | MixedSettings, at: st
             )
 
 
+def by_group(algorithm: Algorithm) -> bool:
+    """Whether it weighs answers by how they compare with their group, one alone as any."""
+    return isinstance(algorithm, AWR) and algorithm.baseline == "group"
+
+
 def refuse_recorded(one: Built) -> None:
     """Plays that say too little for the algorithm that is to learn from them."""
     name, claims, groups = one.stage.algorithm.type, one.algorithm.claims, sets(one.recorded())
     if not groups:
         return
     alone = all(len(members) == 1 for members in groups)
-    if isinstance(one.algorithm, AWR) and one.algorithm.baseline == "group" and alone:
+    if by_group(one.algorithm) and alone:
         raise UserError(
             "algorithm awr measures an answer against its group and the recorded groups have one "
             'member each, so that all would count alike: set algorithm.baseline = "batch"'

@@ -62,7 +62,7 @@ async def train(p: Parts, at: Place) -> Place:
 async def learn(p: Parts, at: Place, groups: Sequence[Group]) -> Place:
     """One step: its updates, the new weights into the engine, and what there is to say of it."""
     p.source.observe(groups)
-    metrics = rollout_metrics(groups, at.step) | p.source.metrics()
+    metrics = rollout_metrics(groups, at.step, p.source.metrics())
     with p.ledger.time("update"):
         batch = Batch.of(groups, at.state)
         metrics |= await p.beside(lambda: optimise(p, batch, at.step))

@@ -3,13 +3,13 @@
     A = (A of the reward - sum of multiplier * A of a cost) / (1 + sum of multipliers)
 
 Each A is the algorithm's own, with a cost as it is in place of the reward: no penalty is taken off
-it. A multiplier rises while the mean cost of a step is over its budget (arXiv:2310.12773,
-2007.03964). With advantages that are not scaled (``of.scale = "none"``) it is a price at the
-optimum: the reward that a unit more of budget would bring.
+it, and a moving average is of the cost. A multiplier rises while a step's mean cost is over budget
+(arXiv:2310.12773, 2007.03964). With advantages that are not scaled (``of.scale = "none"``) it is a
+price at the optimum: the reward that a unit more of budget would bring.
 
-Every trajectory has the costs ``length`` (sampled tokens), ``turns``, ``truncated`` (1 where its
-length limit cut it) and ``kl`` (to the policy that the stage began with, in nats); others are those
-that a reward names in its ``costs``.
+Costs are ``length`` (sampled tokens), ``turns``, ``truncated`` (1 where a length limit cut it),
+``kl`` (to the policy that the stage began with, in nats) and those that a reward names in its
+``costs``; a trajectory whose reward does not name one leaves that cost's means.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Annotated, final
 from torch import Tensor
 
 from upslope import costs
-from upslope.algorithms import ALGORITHMS, inner
+from upslope.algorithms import ALGORITHMS, inner, nesting
 from upslope.algorithms.grpo import GRPO
 from upslope.batch import Algorithm, Batch, Column, Outputs, State
 from upslope.constraints import Constraint
@@ -36,11 +36,11 @@ class Constrained:
     costs: Mapping[str, Constraint]
     of: Annotated[Algorithm, ALGORITHMS] = GRPO()
 
-    reads, couples = inner.reads, inner.couples
-    claims, compares = inner.claims, inner.compares
+    reads, couples, claims, compares = inner.reads, inner.couples, inner.claims, inner.compares
 
     def __post_init__(self) -> None:
         costs.refuse(self.of, self.costs)
+        nesting.refuse(self.of)
 
     @property
     def reported(self) -> frozenset[str]:
@@ -54,11 +54,11 @@ class Constrained:
         return any(self.of.keep(view) for view in costs.views(group, self.costs))
 
     def start(self) -> State:
-        return {**self.of.start(), **costs.begun(self.costs)}
+        return {**self.of.start(), **costs.begun(self.costs, self.of)}
 
     def advance(self, state: State, metrics: Metrics) -> State:
         inside = self.of.advance(costs.others(state), metrics)
-        return {**inside, **costs.advanced(self.costs, state, metrics)}
+        return {**inside, **costs.advanced(self.costs, state, metrics, self.of)}
 
     def report(self, batch: Batch) -> Metrics:
         said = costs.report(self.costs, batch.state or self.start(), batch)

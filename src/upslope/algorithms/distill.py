@@ -6,7 +6,8 @@ arXiv:2306.13649.
 The first part's gradient is that of the reverse KL of each token's distribution, KL(policy ||
 teacher), where the policy itself goes (on-policy distillation, arXiv:2306.13649); the mean takes
 noise away. Loss and means are those of the algorithm inside, and so is the A of the reward. With
-``reward`` 0, as by default, nothing that an env says is learned from.
+``reward`` 0, as by default, nothing that an env says is learned from, and settings of the algorithm
+inside that act through its advantages are refused.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Annotated, ClassVar, final
 import torch
 from torch import Tensor
 
-from upslope.algorithms import ALGORITHMS, inner
+from upslope.algorithms import ALGORITHMS, inner, nesting
 from upslope.algorithms.grpo import GRPO
 from upslope.batch import Algorithm, Batch, Column
 from upslope.losses import kl
@@ -44,6 +45,9 @@ class Distill:
     def __post_init__(self) -> None:
         if not self.strength > 0 or self.reward < 0:
             raise ValueError("strength must be above 0, and reward not below it")
+        nesting.refuse(self.of)
+        if not self.reward:
+            nesting.refuse_unheard(self.of)
 
     @property
     def needs(self) -> frozenset[Column]:

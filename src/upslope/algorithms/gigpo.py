@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from upslope import credit
-from upslope.algorithms import ALGORITHMS, inner
+from upslope.algorithms import ALGORITHMS, inner, nesting
 from upslope.algorithms.grpo import GRPO
 from upslope.algorithms.unroll import Unrolled, unrolled
 from upslope.batch import Algorithm, Batch
@@ -42,6 +42,7 @@ class GiGPO:
     def __post_init__(self) -> None:
         if self.step < 0 or not 0 <= self.discount <= 1:
             raise ValueError("step must not be negative, and discount lies between 0 and 1")
+        nesting.refuse(self.of)
 
     def keep(self, group: Group) -> bool:
         # Equal rewards, earned after unequally many turns, are unequal returns.

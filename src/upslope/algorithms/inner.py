@@ -36,8 +36,8 @@ def _couples(self: Around) -> Couples:
 
 
 def _claims(self: Around) -> frozenset[Claim]:
-    """Its own, but for equal rewards: there are other signals here."""
-    return self.of.claims - {"equal_rewards_no_signal"}
+    """Its own, but for what has no signal: there are other signals here."""
+    return self.of.claims - {"alone_no_signal", "equal_rewards_no_signal"}
 
 
 def _compares(self: Around) -> bool:

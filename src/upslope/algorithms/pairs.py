@@ -17,7 +17,7 @@ from upslope.batch import Algorithm, Batch, Claim
 from upslope.types import Group
 
 CLAIMS: frozenset[Claim] = frozenset(
-    {"equal_rewards_no_signal", "silent_without_advantage", "any_policy"}
+    {"alone_no_signal", "equal_rewards_no_signal", "silent_without_advantage", "any_policy"}
 )
 
 

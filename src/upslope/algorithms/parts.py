@@ -23,6 +23,7 @@ ZeroVariance = Literal["count", "drop", "resample"]
 Loss = tuple[Tensor, Mapping[str, Tensor]]
 NO_COLUMNS: frozenset[Column] = frozenset()
 EQUAL: frozenset[Claim] = frozenset({"equal_rewards_no_signal"})
+COMPARED: frozenset[Claim] = EQUAL | {"alone_no_signal"}
 POLICY_GRADIENT: frozenset[Claim] = frozenset({"policy_gradient", "silent_without_advantage"})
 
 
@@ -122,11 +123,10 @@ def _claims(self: Shaped) -> frozenset[Claim]:
 def signals(self: Shaped) -> frozenset[Claim]:
     """``claims`` of one that compares a group's members.
 
-    A KL in the reward and a punished length are signals of their own.
+    A KL in the reward and a punished length are signals of their own, which one alone has not.
     """
-    if self.kl.in_reward or self.overlong.limit:
-        return _claims(self)
-    return _claims(self) | EQUAL
+    unequal = self.kl.in_reward or self.overlong.limit
+    return _claims(self) | (COMPARED - EQUAL if unequal else COMPARED)
 
 
 def _couples(self: Shaped) -> Couples:

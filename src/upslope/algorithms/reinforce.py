@@ -50,8 +50,11 @@ class Reinforce:
         return {"baseline": 0.0, **parts.start(self)}
 
     def advance(self, state: State, metrics: Metrics) -> State:
+        state = parts.advance(self, state, metrics)
+        if metrics.get("reward/invalid_share") == 1:
+            return state  # no reward was given, which is none of 0
         mean = self.decay * state["baseline"] + (1 - self.decay) * metrics["reward/mean"]
-        return {**parts.advance(self, state, metrics), "baseline": mean}
+        return {**state, "baseline": mean}
 
     def advantages(self, batch: Batch) -> Tensor:
         reward, _, valid = parts.outcomes(batch, self.kl, self.overlong)

@@ -57,7 +57,7 @@ class ReinforcePP:
 
     @property
     def claims(self) -> frozenset[Claim]:
-        return parts.signals(self) - (frozenset() if self.baseline == "group" else parts.EQUAL)
+        return parts.signals(self) - (frozenset() if self.baseline == "group" else parts.COMPARED)
 
     def advantages(self, batch: Batch) -> Tensor:
         reward, group, valid = parts.outcomes(batch, KL(), self.overlong)

@@ -5,9 +5,11 @@ reward to go of Williams, 1992).
     reward to go = total - what turns before it earned
 
 A turn is compared with the turns of the same number in its group: what was earned before it is
-no credit of its own, which takes noise away and leaves the expected gradient as it is. A trajectory
-of one turn has the plain algorithm's numbers. What turns earn is what an env's ``Reply.reward`` and
-a reward's ``at`` say, as parts of the total.
+no credit of its own, which takes noise away and leaves the expected gradient as it is where all of
+a group have as many turns. Where they have not, a turn of a number that one member alone reached
+is a group of one: by an algorithm that compares within groups it has A = 0 and teaches nothing. A
+trajectory of one turn has the plain algorithm's numbers. What turns earn is what an env's
+``Reply.reward`` and a reward's ``at`` say, as parts of the total.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ import torch
 from torch import Tensor
 
 from upslope import credit
-from upslope.algorithms import ALGORITHMS, inner
+from upslope.algorithms import ALGORITHMS, inner, nesting
 from upslope.algorithms.grpo import GRPO
 from upslope.algorithms.unroll import unrolled
 from upslope.batch import Algorithm, Batch
@@ -38,6 +40,9 @@ class Turns:
     claims, compares = inner.claims, inner.compares
     start, advance, report = inner.start, inner.advance, inner.report
     weights, loss = inner.weights, inner.loss
+
+    def __post_init__(self) -> None:
+        nesting.refuse(self.of, weights=True)
 
     def keep(self, group: Group) -> bool:
         return self.of.keep(group) or any(map(told, group.trajectories))

@@ -162,6 +162,17 @@ def _equal_rewards(algorithm: Algorithm, name: str) -> None:
             )
 
 
+def _alone(algorithm: Algorithm, name: str) -> None:
+    seen = table(algorithm)
+    alone = replace(seen.batch, group=seen.batch.trajectory)
+    apart = float(algorithm.advantages(alone).abs().max())
+    if apart != 0:
+        raise UserError(
+            f"{name} claims no signal from groups of one and gives these advantages of up to "
+            f"{apart:.2g}"
+        )
+
+
 def _policy_gradient(algorithm: Algorithm, name: str) -> None:
     seen = table(algorithm)
     live = replace(seen.batch, old_logprobs=seen.logprobs)
@@ -206,6 +217,7 @@ def _any_policy(algorithm: Algorithm, name: str) -> None:
 
 
 CHECKS: Mapping[Claim, Callable[[Algorithm, str], None]] = {
+    "alone_no_signal": _alone,
     "any_policy": _any_policy,
     "equal_rewards_no_signal": _equal_rewards,
     "policy_gradient": _policy_gradient,
