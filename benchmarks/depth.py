@@ -1,33 +1,52 @@
 """How the compute of learning grows with the depth of a proof: T = a D^gamma (arXiv:2605.06638).
 
-    python benchmarks/depth.py studies/depth --target 0.9
+    python benchmarks/depth.py recipes/ladder_depth.toml --seeds 3
 
-Of each run of a study whose axis is depth, the compute of its last stage at which the accuracy of
-its evaluations first comes to the target, between two of them along a straight line. A line through
-the logarithms of each seed's gives one exponent a seed; the interval is a 95% t interval over the
-seeds. Runs that never came to the target, or began beyond it, are named and left out.
+For each seed all stages but the recipe's last are trained once, on proofs of every depth; then the
+last, from these weights, on each depth alone, until an evaluation finds the target or the stage's
+cap ends it. T is the training compute of that last stage at which its accuracy came to the target,
+between two evaluations along a straight line. A line through the logarithms of each seed's gives
+one exponent a seed; the interval is a 95% t interval over the seeds. Depths that began beyond the
+target, or never came to it, are named and left out. Runs that have ended are not trained again.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections import defaultdict
+import tomllib
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+from presets import trained, warm
 
+from upslope.runs import Run
 from upslope.scaling.curves import over_seeds
 from upslope.scaling.laws import depth
-from upslope.scaling.results import Line, read_results
-from upslope.scaling.study import Study
 
+ACCURACY, FLOPS = "evaluation/sampled/mean", "ledger/training_flops"
 LEAST = 3  # depths of a seed that a line is put through
 LEVEL = 0.95
 
 
-def reached(line: Line, target: float) -> float:
-    """FLOPs of the last stage at the target; NaN where it never came there or began beyond it."""
-    x, y = line.columns["stage_flops"], line.columns["sampled_mean"]
+def last(recipe: dict[str, Any], folder: Path, seed: int, steps: int, target: float) -> Run:
+    """The last stage on proofs of one depth, from the warm weights of the seed."""
+    stage = recipe["stage"][-1]
+    stage = {**stage, "stop": {**stage["stop"], "accuracy": target}}
+    begun = {
+        **recipe,
+        "model": str(folder / f"warm-{seed}" / "model"),
+        "env": {**recipe["env"], "depths": [steps]},
+        "stage": [stage],
+    }
+    return trained(begun, folder, f"depth-{steps}-{seed}", seed)
+
+
+def reached(run: Run, target: float) -> float:
+    """Training FLOPs at the target; NaN where the run never came there or began beyond it."""
+    rows = run.evaluations()
+    x, y = (np.array([row[key] for row in rows]) for key in (FLOPS, ACCURACY))
     beyond = np.flatnonzero(y >= target)
     if not len(beyond) or beyond[0] == 0:
         return float("nan")
@@ -35,33 +54,45 @@ def reached(line: Line, target: float) -> float:
     return float(np.interp(target, y[b - 1 : b + 1], x[b - 1 : b + 1]))
 
 
+def law(found: dict[int, float]) -> tuple[float, float, float]:
+    """Scale and exponent of T = a D^gamma, and R^2 of the logarithms."""
+    scale, exponent = depth(np.array([*found]), np.array([*found.values()]))
+    logs = np.log([*found.values()])
+    residual = logs - np.log(scale) - exponent * np.log([*found])
+    return scale, exponent, 1 - float((residual**2).sum() / ((logs - logs.mean()) ** 2).sum())
+
+
 def main() -> None:
-    """Parse arguments, print the command, the table and the exponent."""
+    """Train what is missing, then print the table and the exponent."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("study", help="a finished study's folder, whose arms are depths")
-    parser.add_argument("--axis", default="depth", help="of the study: arms such as d3")
+    parser.add_argument("recipe", type=Path)
+    parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--target", type=float, default=0.9, help="sampled accuracy")
-    args = parser.parse_args()
+    parser.add_argument("--folder", type=Path, default=Path("runs/depth"))
+    given = parser.parse_args()
+    given.folder.mkdir(parents=True, exist_ok=True)
+    recipe = tomllib.loads(given.recipe.read_text(encoding="utf-8"))
     print("python", *sys.argv)
-    seeds: dict[int, dict[int, float]] = defaultdict(dict)
-    for line in read_results(Study.read(args.study)):
-        steps, compute = int(line.arms[args.axis].lstrip("d")), reached(line, args.target)
-        start, end = (float(line.columns["sampled_mean"][i]) for i in (0, -1))
-        came = f"{compute:.3g} FLOPs" if np.isfinite(compute) else "not between two evaluations"
-        print(f"  depth {steps} seed {line.seed}  {start:.3f} -> {end:.3f}  {args.target}: {came}")
-        if np.isfinite(compute):
-            seeds[line.seed][steps] = compute
     exponents = []
-    for seed, found in sorted(seeds.items()):
+    for seed in range(given.seeds):
+        warm(recipe, given.folder, seed)
+        found: dict[int, float] = {}
+        for steps in recipe["env"]["depths"]:
+            run = last(recipe, given.folder, seed, steps, given.target)
+            compute, rows = reached(run, given.target), run.evaluations()
+            came = f"{compute:.3g} FLOPs" if np.isfinite(compute) else "not between two evaluations"
+            print(
+                f"  seed {seed} depth {steps}  {rows[0][ACCURACY]:.3f} -> {rows[-1][ACCURACY]:.3f} "
+                f"in {len(run.metrics())} steps  {given.target}: {came}",
+                flush=True,
+            )
+            if np.isfinite(compute):
+                found[steps] = compute
         if len(found) < LEAST:
-            print(f"  seed {seed} came to {args.target} at {len(found)} depths, and a line needs 3")
+            print(f"  seed {seed} came to {given.target} at {len(found)} depths; a line needs 3")
             continue
-        scale, exponent = depth(np.array([*found]), np.array([*found.values()]))
-        residual = np.log([*found.values()]) - np.log(scale) - exponent * np.log([*found])
-        spread = np.log([*found.values()])
-        fit = 1 - float((residual**2).sum() / ((spread - spread.mean()) ** 2).sum())
-        law = f"T = {scale:.3g} D^{exponent:.2f}"
-        print(f"  seed {seed}: {law}, R^2 {fit:.3f}, {len(found)} depths")
+        scale, exponent, fit = law(found)
+        print(f"  seed {seed}  T = {scale:.3g} D^{exponent:.2f}, R^2 {fit:.3f}")
         exponents.append(exponent)
     if len(exponents) < 2:
         sys.exit("fewer than two seeds have an exponent: no interval can be given")

@@ -2,10 +2,11 @@
 
     python benchmarks/plan.py recipes/quickstart.toml recipes/ladder_addition.toml
 
-Each recipe is planned, then trained, in processes of their own, in turns, ``--rounds`` times: a few
-steps of every stage, few evaluation problems. A step's time is the median; the first is cold and
-not counted. Beside the median over rounds stand the least and the most. The peak is the process's
-whole, with Python and its libraries. On a machine that others use, times say little.
+Each recipe is planned, then trained, in processes of their own, in turns, ``--rounds`` times:
+earlier stages whole, since a policy that knows nothing has nothing to update, and a few steps of
+the last; few evaluation problems. A step's time is the median; the first is cold and not counted.
+Beside the median over rounds stand the least and the most. The peak is the process's whole, with
+Python and its libraries. On a machine that others use, times say little.
 """
 
 from __future__ import annotations
@@ -68,15 +69,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("recipes", nargs="+")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=12, help="of each stage")
+    parser.add_argument("--steps", type=int, default=12, help="of the last stage")
     parser.add_argument("--problems", type=int, default=128, help="in each evaluation")
     args = parser.parse_args()
     print("python", *sys.argv)
     for recipe in args.recipes:
         stages = tomllib.loads(Path(recipe).read_text()).get("stage", [])
         names = [one["name"] for one in stages] or ["train"]
-        stops = [f"stage.{name}.stop.steps" for name in names] if stages else ["stop.steps"]
-        small = [f"evaluation.problems={args.problems}", *(f"{s}={args.steps}" for s in stops)]
+        stop = f"stage.{names[-1]}.stop" if stages else "stop"
+        small = [f"{stop}.steps={args.steps}", f"evaluation.problems={args.problems}"]
         said, seen = [], []
         for _ in range(args.rounds):
             said.append(told(PLAN, recipe, *small))
