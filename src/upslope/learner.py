@@ -284,12 +284,12 @@ def live_rows(batch: Batch, algorithm: Algorithm) -> Tensor:
     """Indices of rows that can have a gradient."""
     assert batch.weights is not None
     counts = (batch.trained & (batch.weights != 0)).any(1)
+    if algorithm.couples != "row":  # their loss may lie at a single token of one of their rows
+        unit = batch.group if algorithm.couples == "group" else batch.trajectory
+        counts = torch.isin(unit, unit[counts]) & batch.trained.any(1)
     if "silent_without_advantage" in algorithm.claims:
         assert batch.advantages is not None
         counts = counts & (batch.advantages != 0).any(1)
-    if algorithm.couples != "row":  # what is live may be read off all rows of its unit
-        unit = batch.group if algorithm.couples == "group" else batch.trajectory
-        counts = torch.isin(unit, unit[counts]) & batch.trained.any(1)
     return counts.nonzero()[:, 0]
 
 
