@@ -24,6 +24,7 @@ from upslope.algorithms.gspo import GSPO
 from upslope.algorithms.reinforce import Reinforce
 from upslope.algorithms.rloo import RLOO
 from upslope.algorithms.sft import SFT
+from upslope.algorithms.turns import Turns
 from upslope.batch import Batch
 from upslope.learner import Learner
 from upslope.ledger import Ledger

@@ -281,16 +281,16 @@ def corrected(batch: Batch, settings: Rollout, tally: Tally, now: Tensor) -> Bat
 
 
 def live_rows(batch: Batch, algorithm: Algorithm) -> Tensor:
-    """Indices of rows that can have a gradient."""
+    """Indices of rows that can have a gradient, and of those that such a row's loss looks at."""
     assert batch.weights is not None
-    counts = (batch.trained & (batch.weights != 0)).any(1)
-    if algorithm.couples != "row":  # their loss may lie at a single token of one of their rows
-        unit = batch.group if algorithm.couples == "group" else batch.trajectory
-        counts = torch.isin(unit, unit[counts]) & batch.trained.any(1)
+    play = torch.arange(len(batch)) if algorithm.couples == "row" else batch.trajectory
+    unit = batch.group if algorithm.couples == "group" else play  # whose loss may be at one token
+    counts = torch.isin(unit, unit[(batch.trained & (batch.weights != 0)).any(1)])
     if "silent_without_advantage" in algorithm.claims:
         assert batch.advantages is not None
-        counts = counts & (batch.advantages != 0).any(1)
-    return counts.nonzero()[:, 0]
+        learns = (batch.advantages != 0).any(1)  # a ratio may be over all of its trajectory
+        counts = counts & torch.isin(play, play[learns])
+    return (counts & batch.trained.any(1)).nonzero()[:, 0]
 
 
 def frozen_copy(policy: Policy) -> Policy:

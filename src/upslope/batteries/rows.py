@@ -19,6 +19,7 @@ from torch import Tensor
 
 from upslope.batch import Algorithm, Batch, Outputs
 from upslope.critic import Critic
+from upslope.learner import live_rows
 from upslope.optional import critic_of, reported
 from upslope.types import (
     Group,
@@ -111,14 +112,18 @@ def table(algorithm: Algorithm, order: Tensor | None = None) -> Table:
     return Table(filled, logprobs, entropy, values, q)
 
 
-def gradient(algorithm: Algorithm, seen: Table, budget: int = 2**30) -> tuple[float, Tensor]:
+def gradient(
+    algorithm: Algorithm, seen: Table, budget: int = 2**30, skips: bool = False
+) -> tuple[float, Tensor]:
     """The update's loss and its gradient [row token, n]: by log-probability, by entropy, and by all
-    that a critic says."""
+    that a critic says. ``skips``: of the rows alone that the learner does not skip."""
     batch = replace(seen.batch, weights=algorithm.weights(seen.batch))
+    live = live_rows(batch, algorithm) if skips else torch.arange(len(batch))
     said = (seen.logprobs, seen.entropy, seen.values, seen.q)
     leaves = [column.clone().requires_grad_() for column in said]
     total = 0.0
-    for rows in batch.micro(budget, algorithm.couples):
+    for places in batch.rows(live).micro(budget, algorithm.couples):
+        rows = live[places]
         part = batch.rows(rows)
         width = part.tokens.shape[1]
         here = Table(part, *(column[rows][:, :width] for column in leaves))
