@@ -122,17 +122,16 @@ def test_dead_rows_are_skipped_with_the_same_gradient(algorithm, monkeypatch):
     assert same(want, got)
 
 
-def test_rows_without_advantage_stay_where_a_ratio_is_over_all_of_a_trajectory(monkeypatch):
-    """GSPO's sequence ratio, of a trajectory of two rows of which one has no advantage."""
-    learner, algorithm = a_learner(), GSPO(clip_low=0.5, clip_high=0.5)
+@pytest.mark.parametrize("algorithm", [GSPO(0.2, 0.2), Turns(GSPO(0.2, 0.2))], ids=repr)
+def test_a_segment_that_learns_nothing_counts_in_its_trajectorys_ratio(algorithm, monkeypatch):
+    """As a turn whose reward to go is the mean, or one held back for its low entropy."""
+    learner = a_learner()
     whole = off_policy(prepared(learner, algorithm, batch()))
-    ids, rows = whole.trajectory.unique(return_counts=True)
-    several = whole.trajectory == ids[rows > 1][0]
-    silent = several & (several.cumsum(0) == 1)
-    assert whole.advantages is not None
-    whole = replace(whole, advantages=torch.where(silent[:, None], 0.0, whole.advantages))
-    want, _ = gradient(learner, whole, algorithm)
-    monkeypatch.setattr(GSPO, "claims", frozenset())
+    second = (whole.segment == 1)[:, None]
+    whole = replace(whole, advantages=torch.where(second, 0.0, whole.advantages))
+    want, tally = gradient(learner, whole, algorithm)
+    assert 0 < tally.live < 0.9
+    monkeypatch.setattr(type(algorithm), "claims", frozenset())
     assert same(want, gradient(learner, whole, algorithm)[0])
 
 
