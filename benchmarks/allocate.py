@@ -16,6 +16,7 @@ import sys
 from upslope.scaling.backtest import Trial, tried
 from upslope.scaling.report import label
 from upslope.scaling.study import Study
+from upslope.types import UserError
 
 
 def line_of(trial: Trial) -> str:
@@ -38,7 +39,10 @@ def main() -> None:
     parser.add_argument("--within", type=float, default=0.03, help="accuracy it may be behind")
     args = parser.parse_args()
     print("python", *sys.argv)
-    trial = tried(Study.read(args.study), args.share, args.reach)
+    try:
+        trial = tried(Study.read(args.study), args.share, args.reach)
+    except UserError as error:
+        sys.exit(str(error))
     print(line_of(trial))
     sys.exit(trial.best - trial.reached > args.within)
 

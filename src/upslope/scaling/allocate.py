@@ -14,6 +14,7 @@ from typing import Any
 from upslope.files import replace_file
 from upslope.recipe import Stage
 from upslope.scaling.budget import FARTHEST, Arms, Option, Split, allocate, measured, options
+from upslope.scaling.curves import Bounds
 from upslope.scaling.forecast import bounds_text
 from upslope.scaling.report import by_arms, refuse_unequal
 from upslope.scaling.results import Line, read_results
@@ -132,7 +133,7 @@ def chosen(study: Study, splits: Sequence[Split], budget: float) -> Iterator[str
     parts = [f"{name} {cost:.2e} ({cost / budget:.0%})" for name, cost in shares.items()]
     steps = steps_of(first)
     yield f"    {', '.join(parts)}; {steps:,} steps of RL"
-    yield f"    predicted accuracy {bounds_text(first.score)}; best in {first.best:.0%} of draws"
+    yield f"    predicted accuracy {_accuracy(first.score)}; best in {first.best:.0%} of draws"
     near = [split for split in splits[1:] if not split.told_apart]
     more = f" and {len(near) - 4} more" if len(near) > 4 else ""
     names = "; ".join(name_of(split.option) for split in near[:4])
@@ -154,7 +155,7 @@ def table(splits: Sequence[Split]) -> Iterator[str]:
         behind = "" if split is splits[0] else f"; behind {bounds_text(split.behind)}"
         yield (
             f"  {name_of(split.option):{width}} {costs} {split.best:5.0%}  "
-            f"{bounds_text(split.score)}{behind}"
+            f"{_accuracy(split.score)}{behind}"
         )
     if len(splits) > len(rows):
         yield f"  and {len(splits) - len(rows)} more: --out has all"
@@ -181,6 +182,13 @@ def warnings(
     for one in found:
         if one.refused and one.samples == 1:
             yield f"  {name_of(one)}: {one.refused}; asked for at most {one.most(reach):.2e}"
+
+
+def _accuracy(score: Bounds) -> str:
+    """A predicted accuracy; a t interval knows nothing of where shares end."""
+    if 0 <= score.value <= 1:
+        score = Bounds(score.value, max(score.low, 0.0), min(score.high, 1.0))
+    return bounds_text(score)
 
 
 def name_of(one: Option) -> str:
