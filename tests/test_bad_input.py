@@ -141,6 +141,18 @@ WRONG: Mapping[str, tuple[tuple[str, ...], str]] = {
     "window without a budget": (("rollout.think_window=5",), "set rollout.think_tokens"),
     "thoughts past the context": (("rollout.think_tokens=600",), "rollout.think_tokens=600, its"),
     "interruption of no words": (('rollout.interrupt=""',), "rollout.interrupt must be text that"),
+    "a bound without stale tokens": (
+        ("rollout.importance_cap=3",),
+        "rollout.importance_cap bounds the weights of stale tokens, and rollout.max_staleness=0",
+    ),
+    "a bound that is gone round": (
+        ("rollout.importance=mask", "rollout.max_staleness=1", "rollout.correction=bypass"),
+        'rollout.correction="bypass" takes the engine\'s for the old ones: leave it out',
+    ),
+    "a bound where nobody is corrected": (
+        ("rollout.importance=mask", "rollout.max_staleness=1", "algorithm.type=dpo"),
+        "algorithm dpo takes answers of any policy as they are: leave it out",
+    ),
     "unknown bound": (("rollout.importance=clip",), 'must be one of "truncate", "mask"'),
     "floor above cap": (
         ("rollout.importance_floor=3",),

@@ -17,7 +17,7 @@ from upslope.names import algorithm_of, env_of
 from upslope.optional import Wraps, compares, critic_of, layers
 from upslope.provenance import MixedSettings, RolloutsSettings, SourceSettings, settings_of
 from upslope.recipe import Recipe, Stage
-from upslope.settings import Learner
+from upslope.settings import Learner, Rollout
 from upslope.sinks import require
 from upslope.types import Demonstrates, Env, Problem, Split, UserError
 
@@ -116,6 +116,7 @@ def refuse(one: Built, at: str) -> None:
     """Contradictions between a stage's parts."""
     stage, name = one.stage, one.stage.algorithm.type
     source = settings_of(stage.source, f"{at}source")
+    refuse_importance(one, at)
     if not isinstance(source, RolloutsSettings) and "greedy" in one.algorithm.needs:
         raise UserError(
             f"{at}algorithm {name} needs a greedy reply to each problem, which {stage.source.type} "
@@ -139,6 +140,25 @@ def refuse(one: Built, at: str) -> None:
             f"{at}algorithm {name} compares the members of a group and recorded groups have one "
             f"member: use sft, rollouts as the source, or a {at}source.path to pairs or groups"
         )
+
+
+def refuse_importance(one: Built, at: str) -> None:
+    """Settings of old / engine in a stage that weighs no token by it."""
+    rollout, plain = one.looped.rollout, Rollout()
+    keys = ("importance", "importance_level", "importance_cap", "importance_floor")
+    moved = [key for key in keys if getattr(rollout, key) != getattr(plain, key)]
+    if rollout.corrects or not moved:
+        return
+    name = one.stage.algorithm.type
+    if "any_policy" in one.algorithm.claims:
+        why = f"algorithm {name} takes answers of any policy as they are"
+    elif rollout.max_staleness:
+        why = f'{at}rollout.correction="bypass" takes the engine\'s for the old ones'
+    else:
+        why = f"{at}rollout.max_staleness=0 leaves no token stale"
+    raise UserError(
+        f"{at}rollout.{moved[0]} bounds the weights of stale tokens, and {why}: leave it out"
+    )
 
 
 def refuse_rollouts(one: Built, source: RolloutsSettings | MixedSettings, at: str) -> None:
