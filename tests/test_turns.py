@@ -27,6 +27,7 @@ from upslope.algorithms.iql import IQL
 from upslope.algorithms.kto import KTO
 from upslope.algorithms.ppo import PPO
 from upslope.algorithms.reinforce import Reinforce
+from upslope.algorithms.reinforce_pp import ReinforcePP
 from upslope.algorithms.rloo import RLOO
 from upslope.algorithms.turns import Turns
 from upslope.batch import Batch, Outputs
@@ -210,6 +211,31 @@ def test_reward_to_go_by_hand() -> None:
     assert by_turn(got, batch, 1) == pytest.approx([0.5 - mean, -0.25])
     assert by_turn(got, batch, 2) == pytest.approx([-mean])
     assert (got[~batch.trained] == 0).all()
+
+
+def test_a_batch_is_whitened_over_each_token_once() -> None:
+    """Longer plays are there once for each of their turns."""
+    totals = [([1.0, 0.0, 0.0], 1.5), ([0.5, 0.0], 0.5), ([0.0], 0.25)]
+    batch = Batch.of([together(*(play(earned, total) for earned, total in totals))])
+    to_go = [[1.5, 0.5, 0.5], [0.5, 0.0], [0.25]]
+    tokens = np.repeat([value for own in to_go for value in own], 2)
+    got = Turns(ReinforcePP()).advantages(batch)
+    for row, own in enumerate(to_go):
+        want = (np.array(own) - tokens.mean()) / tokens.std(ddof=1)
+        assert by_turn(got, batch, row) == pytest.approx(want.tolist(), abs=1e-5)
+
+
+def test_a_turn_whose_state_has_no_name_is_no_part_of_a_whitened_batch() -> None:
+    states = (["a", "b"], ["a", ""], ["", "b"])
+    plays = (play([0.0, 0.0], total, s) for total, s in zip((1.0, 0.5, 0.0), states, strict=True))
+    batch = Batch.of([together(*plays)])
+    for plain in (ReinforcePP(), ReinforcePP(scale="none")):
+        more = GiGPO(plain, discount=1.0).advantages(batch) - plain.advantages(batch)
+        assert (by_turn(more, batch, 2)) == [0.0, 0.0]
+        assert [by_turn(more, batch, row)[0] for row in (0, 1)] == [0.0, 0.0]
+        last = [by_turn(more, batch, row)[1] for row in (0, 1)]
+        want = [1.0, 0.5] if plain.scale == "none" else [math.sqrt(3) / 2, -math.sqrt(3) / 2]
+        assert last == pytest.approx(want, abs=1e-5)
 
 
 def twin(rewards: np.ndarray, keys: Sequence[object]) -> np.ndarray:

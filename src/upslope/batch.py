@@ -36,7 +36,8 @@ class Batch:
     ``segment`` orders the rows of a trajectory. ``turn``, ``earned`` and ``anchor`` are those of
     ``turns``; what ``earned`` leaves of the reward is earned at the end. ``costs``: [row] by the
     name that a reward gives it, NaN where it gives none. ``bare``: nothing may be taken off
-    ``reward``, which is a cost's.
+    ``reward``, which is a cost's. ``asked``: the trained tokens whose advantages are wanted, over
+    which alone a batch's statistics are; all of them where it is None.
     ``values`` are of the states that tokens were chosen in, ``q`` of choosing them there.
     ``greedy`` is what a greedy reply to the row's problem earned, NaN where that could not be
     graded; it comes with the groups.
@@ -59,6 +60,7 @@ class Batch:
     anchor: Int[Tensor, "row token"] | None = None
     costs: Mapping[str, Float[Tensor, " row"]] = field(default_factory=lambda: NOTHING)
     bare: bool = False
+    asked: Bool[Tensor, "row token"] | None = None
     old_logprobs: Float[Tensor, "row token"] | None = None
     ref_logprobs: Float[Tensor, "row token"] | None = None
     teacher_logprobs: Float[Tensor, "row token"] | None = None

@@ -189,7 +189,7 @@ def spread(self: Shaped, batch: Batch, values: Tensor) -> Tensor:
 
 def explored(self: Shaped, batch: Batch, values: Tensor) -> Tensor:
     """Advantages of tokens [row token], 0 where masked or held back from learning."""
-    values, how = values * _unmasked(self, batch), self.explore
+    values, how = torch.where(counted(self, batch), values, 0.0), self.explore
     held = torch.zeros_like(batch.trained)
     if how.hold == "clip_cov":
         said = batch.engine_logprobs
@@ -203,7 +203,8 @@ def explored(self: Shaped, batch: Batch, values: Tensor) -> Tensor:
 
 def counted(self: Shaped, batch: Batch) -> Tensor:
     """Trained tokens that the means are taken over: all but those of masked trajectories."""
-    return batch.trained & _unmasked(self, batch)
+    asked = batch.trained if batch.asked is None else batch.asked
+    return asked & _unmasked(self, batch)
 
 
 def group_counted(self: Grouped, batch: Batch) -> Tensor:

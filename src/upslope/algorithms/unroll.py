@@ -33,19 +33,29 @@ class Unrolled:
         return self.batch.by_trajectory(self.batch.reward)[0]
 
     def grouped(self, reward: Tensor, group: Tensor, valid: Tensor | None = None) -> Batch:
-        """The batch with these rewards and groups, [turn]; those not ``valid`` left out."""
+        """The batch with these rewards and groups, [turn]; those not ``valid`` left out.
+
+        A row is there once for each turn, and asked for that turn's tokens alone: counted with all
+        of them, longer plays would weigh more in what is taken over the batch.
+        """
         _, index = self.batch.by_trajectory(self.batch.reward)
         kept = self.batch.valid if valid is None else self.batch.valid & valid[index]
+        asked = self._own & self.batch.trained & kept[:, None]
         given = replace(self.batch, reward=reward[index], group=group[index], valid=kept)
-        return replace(given, earned=None)
+        return replace(given, earned=None, asked=asked)
 
     def folded(self, advantages: Tensor, like: Tensor) -> Tensor:
         """[row token] of the unrolled batch onto the rows it repeats: each turn's on its tokens."""
-        own = torch.where(self.batch.turn == self.turn[:, None], advantages, 0.0)
+        own = torch.where(self._own, advantages, 0.0)
         width = own.shape[1]
         out = torch.zeros(like.shape)
         out[:, :width] = torch.zeros(len(like), width).index_add(0, self.row, own)
         return out
+
+    @property
+    def _own(self) -> Tensor:
+        """[row token]: of the turn that the row is there for."""
+        return self.batch.turn == self.turn[:, None]
 
 
 def unrolled(batch: Batch) -> Unrolled:
