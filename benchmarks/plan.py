@@ -5,8 +5,10 @@
 Each recipe is planned, then trained, in processes of their own, in turns, ``--rounds`` times:
 earlier stages whole, since a policy that knows nothing has nothing to update, and a few steps of
 the last; few evaluation problems. A step's time is the median; the first is cold and not counted.
-Beside the median over rounds stand the least and the most. The peak is the process's whole, with
-Python and its libraries. On a machine that others use, times say little.
+Beside the median over rounds stand the least and the most, and the ratio over the first steps
+alone: a plan is of the stage's beginning, and steps get cheaper as groups are all right and teach
+nothing. The peak is the process's whole, with Python and its libraries. On a machine that others
+use, times say little.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+FIRST = 3  # steps that stand for a stage's beginning, after the cold one
 PLAN = """
 import json, sys
 from upslope.machine import prepare_memory
@@ -53,10 +56,11 @@ def told(code: str, *arguments: str) -> dict[str, Any]:
     return json.loads(said.splitlines()[-1])  # type: ignore[no-any-return]
 
 
-def step_seconds(ends: list[tuple[str, float]], stage: str) -> float:
-    """Of a stage's steps, the median; ``ends``: when each step of which stage ended."""
-    own = [end for name, end in ends if name == stage][1:]
-    return statistics.median(b - a for a, b in pairwise(own))
+def step_seconds(ends: list[tuple[str, float]], stage: str) -> tuple[float, float]:
+    """Of a stage's steps and of its first ones, the median; ``ends``: when each step ended."""
+    own = [end for name, end in ends if name == stage]
+    took = [b - a for a, b in pairwise(own)]
+    return statistics.median(took), statistics.median(took[:FIRST])
 
 
 def middle(values: Sequence[float]) -> str:
@@ -88,10 +92,13 @@ def main() -> None:
         for i, name in enumerate(names):
             planned = [one["steps"][i] for one in said]
             found = [step_seconds(one["ends"], name) for one in seen]
+            whole, first = (
+                [p / both[k] for p, both in zip(planned, found, strict=True)] for k in (0, 1)
+            )
             print(
                 f"  stage {name}: {statistics.median(planned):.3f} s a step planned, "
-                f"{statistics.median(found):.3f} seen, "
-                f"{middle([p / f for p, f in zip(planned, found, strict=True)])}"
+                f"{statistics.median(both[0] for both in found):.3f} seen, {middle(whole)}; "
+                f"over the first {FIRST} steps {middle(first)}"
             )
 
 

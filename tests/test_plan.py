@@ -12,7 +12,7 @@ import pytest
 from upslope.accelerators import ACCELERATORS, Accelerator, Load
 from upslope.envs.episodes import answers_once
 from upslope.models.policy import checksum
-from upslope.pace import STEPS, WARM, Alternating, Clock, Pace, _pace, _small, paces
+from upslope.pace import SECONDS, STEPS, WARM, Alternating, Clock, Pace, _pace, _small, paces
 from upslope.plan import _spent, _time, lines
 from upslope.recipe import read
 from upslope.runs import Run
@@ -114,8 +114,8 @@ def test_trying_a_stage_finds_all_its_phases(tried: list[Pace]) -> None:
 
 def test_a_step_tried_with_fewer_problems_is_scaled_to_all() -> None:
     session = Session(read(STAGES), lambda line: None)
-    # 20 s of work at the machine's peak: half of the problems are tried.
-    pace = paces(session, [1.0, 20.0], 1.0)[1]
+    # Twice what a step may take at the machine's peak: half of the problems are tried.
+    pace = paces(session, [1.0, 2 * SECONDS], 1.0)[1]
     assert pace.problems == 2
     assert pace.flops["decode"] == pytest.approx(
         paces(Session(read(STAGES), lambda line: None), [1.0, 1.0], 1.0)[1].flops["decode"], rel=0.3
