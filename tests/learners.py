@@ -54,10 +54,16 @@ def plain(of: Policy) -> torch.nn.Module:
 
 
 def a_learner(
-    of: Policy | None = None, *, reference: Policy | None = None, **settings: Any
+    of: Policy | None = None,
+    *,
+    reference: Policy | None = None,
+    algorithm: Any = None,
+    **settings: Any,
 ) -> Learner:
+    """``algorithm``: of which it holds the critic, where it has one."""
     given = {"lr": 1e-2, "micro_tokens": 10_000, "clip": 0.0, **settings}
-    return Learner(of or policy(), Settings(**given), lambda *spent: None, reference)
+    made = Settings(**given)
+    return Learner(of or policy(), made, lambda *spent: None, reference, algorithm=algorithm)
 
 
 def prepared(learner: Learner, algorithm: Any, of: Batch) -> Batch:

@@ -12,6 +12,7 @@ import torch
 
 from records import group, invalid, problem, segment, trajectory
 from upslope import credit
+from upslope.advantages import Overlong
 from upslope.algorithms.ilql import ILQL
 from upslope.algorithms.iql import IQL
 from upslope.algorithms.ppo import PPO
@@ -353,6 +354,46 @@ def test_what_turns_earn_is_earned_there():
     assert torch.equal(turns, tokens)
     with pytest.raises(ValueError, match="a turn has no later value"):
         PPO(actions="turn", truncated="bootstrap")
+
+
+def test_explained_variance_leaves_out_what_goes_on() -> None:
+    """A value that stands for the rest would explain itself."""
+    of = Batch.of([group([1.0, 0.0, 1.0], [[4, 5], [6, 7], [8, 9]])])
+    values = torch.where(of.trained, 0.1, 0.0)
+    values[2, 3:] = 7.0
+    of = replace(filled(of, values), truncated=torch.tensor([False, False, True]))
+    said = PPO(truncated="bootstrap").report(of)["critic/explained_variance"]
+    assert said == pytest.approx(0.0)  # of the first two, by a constant
+    rest = of.rows(torch.tensor([0, 1]))
+    assert said == PPO().report(rest)["critic/explained_variance"]
+    with pytest.raises(ValueError, match="cut ones go on: leave the limit out"):
+        PPO(truncated="bootstrap", overlong=Overlong(4, 2))
+
+
+def test_returns_beyond_the_bins_are_told_of() -> None:
+    of = Batch.of([group([1.0, 3.0], [[4, 5], [6]])])
+    of = filled(of, 0.0, old_logprobs=torch.zeros(of.tokens.shape))
+    for form, want in (("two_hot", [0.0, 0.0, 1.0]), ("hl_gauss", [0.0, 0.0, 1.0])):
+        algorithm = PPO(scale="none", critic=Critic(form=form, bins=5, low=0.0, high=2.0))
+        given = replace(of, advantages=algorithm.advantages(of))
+        raw = torch.zeros(*of.tokens.shape, 1, 5)
+        _, metrics = algorithm.loss(Outputs(given.old_logprobs, values=raw), given)
+        assert metrics["critic/outside_share"][of.trained].tolist() == want
+    _, metrics = PPO(critic=Critic()).loss(Outputs(given.old_logprobs, values=raw[..., :1]), given)
+    assert "critic/outside_share" not in metrics
+
+
+def test_q_learns_what_turns_earn_where_they_do() -> None:
+    of = two_turns((0.75, 0.0))
+    zeros = torch.zeros(of.tokens.shape)
+    of = filled(of, 0.0, q=zeros, old_logprobs=zeros)
+    algorithm = IQL(critic=Critic())
+    of = replace(of, advantages=algorithm.advantages(of))
+    raw, q = zeros[..., None, None], zeros[..., None]
+    loss, _ = algorithm.loss(Outputs(zeros, None, raw, q), of)
+    assert loss[of.trained].tolist() == pytest.approx([0.0, 0.75**2, 0.0, 0.25**2])
+    told = filled(of, zeros + of.trained * torch.tensor([0, 0, 0, 1, 1, 0, 0.25, 0, 0.25]))
+    assert algorithm.report(told)["critic/explained_variance"] == pytest.approx(1.0)
 
 
 def test_vapo_imitates_right_replies_and_lambda_is_a_replys_own():

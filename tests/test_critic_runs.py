@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 import plays
 from records import Interrupt
+from test_alarms import Asks
 from test_resume import same, silent
 from upslope.launch import train_recipe
 from upslope.models.load import load
@@ -84,7 +85,7 @@ def test_a_run_with_a_critic_resumes_bitwise(algorithm: dict[str, Any], tmp_path
     same(one, other)
     folder = one.path / "checkpoints" / "step-000004"
     state = torch.load(folder / "learner.pt", weights_only=True)
-    assert {"online", "target", "start"} == set(state["critic"])
+    assert {"online", "target", "start", "settled"} == set(state["critic"])
     if algorithm is ILQL:
         # What was trained, and the mean Q of both heads beside it: the model that was evaluated.
         kept, q = load_file(folder / "model" / "model.safetensors"), state["critic"]["online"]
@@ -115,6 +116,44 @@ def test_a_critic_goes_on_from_the_stage_before(tmp_path: Path) -> None:
     torch.testing.assert_close(after, before, atol=1e-7, rtol=0)
     with pytest.raises(UserError, match=r'stage\.rl\.algorithm\.critic\.begins="stage" needs'):
         built(read({**given, "stage": [{**offline, "algorithm": {"type": "sft"}}, online]}))
+
+
+def test_q_is_in_the_head_once_over_stages(tmp_path: Path) -> None:
+    """Stages that hardly learn go on from one that did: their models are its model."""
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    whole.mkdir()
+    cut.mkdir()
+
+    def staged(folder: Path) -> dict[str, Any]:
+        given = recipe(folder, ILQL, checkpoint={"every": 1, "keep": 9})
+        own = given.pop("algorithm")
+        goes_on = {**own, "critic": {**own["critic"], "begins": "stage"}}
+        still = {"algorithm": goes_on, "learner": {"lr": 1e-9}, "stop": {"steps": 2}}
+        first = {"name": "first", "algorithm": own}
+        return {**given, "stage": [first, *({"name": n, **still} for n in ("second", "third"))]}
+
+    run = train_recipe(read(staged(whole)), silent)
+    learned = run.path / "checkpoints" / "step-000004"
+    q = torch.load(learned / "learner.pt", weights_only=True)["critic"]["online"]
+    mean = 4.0 * (q["heads.q.0"] + q["heads.q.1"]) / 2
+    assert float(mean.abs().max()) > 1e-3
+    want = load_file(learned / "model" / "model.safetensors")["lm_head.weight"] + mean
+    torch.testing.assert_close(weights(run)["lm_head.weight"], want, atol=1e-6, rtol=0)
+    with pytest.raises(KeyboardInterrupt):
+        train_recipe(read(staged(cut)), silent, watches=[Interrupt(7)])
+    same(run, resume_recipe(read(staged(cut)), silent))
+
+
+def test_a_roll_back_puts_back_the_head_without_q(tmp_path: Path) -> None:
+    given = recipe(tmp_path, ILQL, checkpoint={"every": 1, "keep": 9}, stop={"steps": 5})
+    run = train_recipe(read(given), silent, watches=[Asks(3, 1)])
+    heads = {
+        int(path.name.removeprefix("step-")): load_file(path / "model" / "model.safetensors")
+        for path in (run.path / "checkpoints").iterdir()
+    }
+    one, back = (heads[step]["lm_head.weight"] for step in (1, 4))  # 4 is the version it took
+    assert torch.equal(one, back)
+    assert not torch.equal(one, heads[5]["lm_head.weight"])
 
 
 def test_sampling_by_q_beats_what_was_imitated(tmp_path: Path) -> None:

@@ -250,8 +250,8 @@ def trained() -> Run:
 
 
 def judged() -> Run:
-    """PPO and then ILQL: what critics say."""
-    rl = {"name": "rl", "algorithm": {"type": "ppo"}}
+    """PPO with values in bins and then ILQL: what critics say."""
+    rl = {"name": "rl", "algorithm": {"type": "ppo", "critic": {"form": "two_hot"}}}
     logs = {**WARM, "algorithm": {"type": "ilql", "gamma": 0.9}}
     return upslope.train({**SMALL, "env": {"type": "arithmetic"}, "stage": [rl, logs]})
 

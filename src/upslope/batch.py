@@ -199,9 +199,8 @@ class Batch:
     def by_trajectory(self, column: Tensor) -> tuple[Tensor, Tensor]:
         """A [row] column as one value a trajectory, and each row's index into it."""
         ids, inverse = torch.unique(self.trajectory, return_inverse=True)
-        first = torch.full_like(ids, len(self)).scatter_reduce(
-            0, inverse, torch.arange(len(self)), "amin"
-        )
+        places = torch.arange(len(self), device=ids.device)
+        first = torch.full_like(ids, len(self)).scatter_reduce(0, inverse, places, "amin")
         return column[first], inverse
 
     def spread(self, values: Float[Tensor, " trajectory"]) -> Float[Tensor, "row token"]:

@@ -73,6 +73,31 @@ class Chains:
         out[row, token] = values[row]
         return out
 
+    def rewards(self, total: Float[Tensor, " row"], earned: PerToken | None) -> PerToken:
+        """What was ``earned`` where it was, and what that leaves of the ``total`` at the end."""
+        out = self.at_end(total)
+        if earned is None:
+            return out
+        laid = self.lay(earned)
+        row, token = self.last()
+        out[row, token] -= laid.sum(1)
+        return out + self.back(laid)
+
+
+def beginnings(
+    turn: Int[Tensor, "row token"], trained: Bool[Tensor, "row token"]
+) -> Int[Tensor, "row token"]:
+    """Where in its row a trained token's turn has its first trained one."""
+    number = torch.where(trained, turn, -1)
+    known = torch.nn.functional.pad(number.cummax(1).values, (1, 0), value=-1)[:, :-1]
+    # Turns follow each other, and what is not trained may lie within one.
+    return torch.where(number > known, places(turn), 0).cummax(1).values
+
+
+def places(column: Tensor) -> Int[Tensor, "row token"]:
+    """Each token's place in its row."""
+    return torch.arange(column.shape[1], device=column.device).expand(column.shape)
+
 
 def following(values: PerToken, chains: Chains) -> PerToken:
     """The value of the next step's state, on each step; 0 after the last."""

@@ -31,7 +31,7 @@ class Critic:
     ``rate``: their learning rate, in those of the policy's. ``weight``: their loss's.
 
     ``form``: one number, or probabilities of ``bins`` values from ``low`` to ``high`` (arXiv:
-    2403.03950), which should reach some bins beyond what can be earned. ``clip``: how far a value
+    2403.03950), which should reach some bins beyond what can be earned: ``critic/outside_share``. ``clip``: how far a value
     may move from the stored one and still lower its loss (arXiv:1707.06347). ``polyak``: part of
     the way that a copy of the heads, which stored values come from, follows them in each update; 0
     is no copy. ``twin``: two heads that each learn from half of the replies, and the lower value
@@ -123,6 +123,13 @@ class Critic:
             loss = -(self.target(returns)[..., None, :] * raw.log_softmax(-1)).sum(-1)
         loss = loss + self.conservative * value
         return self.weight * (loss * shares[:, None]).mean(-1)
+
+    def outside(self, returns: PerToken) -> dict[str, PerToken]:
+        """Where returns lie beyond all bins, which say the nearest in their place."""
+        if self.form == "scalar":
+            return {}
+        beyond = (returns < self.low) | (returns > self.high)
+        return {"critic/outside_share": beyond.to(returns.dtype)}
 
     def target(self, returns: PerToken) -> Float[Tensor, "row token bin"]:
         """Returns as probabilities of the bins: shared by the nearest two, or a Gaussian's."""

@@ -172,7 +172,7 @@ class Learner:
     def settle(self) -> None:
         """End its stage: what was sampled from is the policy; the next critic may begin here."""
         self.policy.settle()
-        self.policy.judged = dict(self.critic.state()["online"]) if self.critic else {}
+        self.policy.judged = self.critic.handed() if self.critic else {}
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """The weights, by Hugging Face name (``types.WeightSource``)."""

@@ -35,7 +35,9 @@ async def roll_back(
     policy = learner.policy
     if not policy.rank:  # an adapter is in the learner's state
         name, dtype, device = str(folder / "model"), policy.model.dtype, policy.model.device
-        fill(dict(policy.tensors()), load(name, 0, dtype, str(device)).tensors())
+        # The parameters themselves: ``tensors`` may have a head with Q in it, which is a copy.
+        own = dict(policy.model.named_parameters())
+        fill(own, load(name, 0, dtype, str(device)).tensors())
     learner.load_state(state)
     at = at.moved(kept.place.fitting(start).state)
     await synchronise(at.step, True)

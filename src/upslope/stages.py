@@ -144,9 +144,12 @@ def refuse(one: Built, at: str) -> None:
 
 def refuse_importance(one: Built, at: str) -> None:
     """Settings of old / engine in a stage that weighs no token by it."""
-    rollout, plain = one.looped.rollout, Rollout()
-    keys = ("importance", "importance_level", "importance_cap", "importance_floor")
-    moved = [key for key in keys if getattr(rollout, key) != getattr(plain, key)]
+    rollout, plain = one.looped.rollout, Rollout().model_dump()
+    moved = [
+        key
+        for key, value in rollout.model_dump().items()
+        if key.startswith("importance") and value != plain[key]
+    ]
     if rollout.corrects or not moved:
         return
     name = one.stage.algorithm.type

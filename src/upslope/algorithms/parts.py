@@ -164,7 +164,7 @@ def outcomes(
 def kl_paid(self: Shaped, batch: Batch) -> Tensor:
     """What a KL in the reward takes off at each trained token, [row token]; else 0."""
     if batch.bare or not self.kl.in_reward:
-        return torch.zeros(batch.trained.shape)
+        return torch.zeros_like(batch.engine_logprobs)
     return self.kl.paid(batch.state) * _distance(self.kl, batch)
 
 
@@ -189,15 +189,14 @@ def spread(self: Shaped, batch: Batch, values: Tensor) -> Tensor:
 
 def explored(self: Shaped, batch: Batch, values: Tensor) -> Tensor:
     """Advantages of tokens [row token], 0 where masked or held back from learning."""
-    values, how = torch.where(counted(self, batch), values, 0.0), self.explore
-    held = torch.zeros_like(batch.trained)
+    known, how = counted(self, batch), self.explore
+    values, held = torch.where(known, values, 0.0), torch.zeros_like(batch.trained)
     if how.hold == "clip_cov":
-        said = batch.engine_logprobs
-        held = exploration.clip_cov(batch.tokens, said, values, counted(self, batch), how)
+        held = exploration.clip_cov(batch.tokens, batch.engine_logprobs, values, known, how)
     if how.hold == "low_entropy":
         if batch.entropy is None:
             raise ValueError("holding tokens of low entropy needs the entropy filled")
-        held = exploration.low_entropy(batch.entropy, counted(self, batch), how.share)
+        held = exploration.low_entropy(batch.entropy, known, how.share)
     return torch.where(held, 0.0, values)
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from upslope import critic
 from upslope.batch import Batch, Outputs, State
-from upslope.chains import Chains, explained_variance, following, gae
+from upslope.chains import Chains, explained_variance, following, to_go
 from upslope.critic import Critic
 from upslope.types import Metrics
 
@@ -67,9 +67,8 @@ def loss(self: Judging, out: Outputs, batch: Batch) -> tuple[Tensor, dict[str, T
     shares = critic.halves(batch.tokens, batch.length, batch.trajectory, self.critic.heads)[:, None]
     values = self.critic.each(out.values)
     of_values = (critic.expectile(batch.q[..., None] - values, self.tau) * shares).mean(-1)
-    row, token = chains.last()
-    goal = self.gamma * following(values.detach().amin(-1), chains)
-    goal[row, token] += batch.reward[row]
+    later = self.gamma * following(values.detach().amin(-1), chains)
+    goal = chains.rewards(batch.reward, batch.earned) + later
     away = (out.q - goal[..., None]) ** 2
     if out.q_logprobs is not None:
         away = away - self.critic.conservative * out.q_logprobs
@@ -84,10 +83,8 @@ def report(self: Judging, batch: Batch) -> Metrics:
     if batch.values is None:
         raise ValueError("explained variance needs values filled")
     chains = Chains.of(batch.trained, batch.trajectory, batch.segment)
-    rewards = torch.zeros_like(batch.values)
-    row, token = chains.last()
-    rewards[row, token] = batch.reward[row]
-    earned = gae(rewards, torch.zeros_like(rewards), chains, self.gamma, 1.0)
+    rewards = chains.rewards(batch.reward, batch.earned)
+    earned = to_go(rewards, chains, self.gamma)
     explained = explained_variance(earned[batch.trained], batch.values[batch.trained])
     said = {"critic/policy_learns": float(learns(self, batch.state))}
     return said if explained is None else {"critic/explained_variance": explained, **said}

@@ -14,14 +14,14 @@ from upslope.batch import Batch
 class Unrolled:
     """``batch`` has each row once for each turn of its trajectory, which has an id of its own.
 
-    [row]: ``row`` and ``turn`` say which one is repeated and for which turn. [turn], in the order
-    of the new ids: ``play``, ``number``, ``earned`` and ``anchor`` of each. Single turns are
-    repeated once, in their order, so that what is made of them is the same bit by bit.
+    ``row`` [row] is the one that is repeated, for the turn whose tokens are its ``own`` [row
+    token]. [turn], in the order of the new ids: ``play``, ``number``, ``earned`` and ``anchor`` of
+    each. Single turns are repeated once, in their order, so that what is made of them is the same.
     """
 
     batch: Batch
     row: Tensor
-    turn: Tensor
+    own: Tensor
     play: Tensor
     number: Tensor
     earned: Tensor
@@ -33,29 +33,20 @@ class Unrolled:
         return self.batch.by_trajectory(self.batch.reward)[0]
 
     def grouped(self, reward: Tensor, group: Tensor, valid: Tensor | None = None) -> Batch:
-        """The batch with these rewards and groups, [turn]; those not ``valid`` left out.
-
-        A row is there once for each turn, and asked for that turn's tokens alone: counted with all
-        of them, longer plays would weigh more in what is taken over the batch.
-        """
-        _, index = self.batch.by_trajectory(self.batch.reward)
-        kept = self.batch.valid if valid is None else self.batch.valid & valid[index]
-        asked = self._own & self.batch.trained & kept[:, None]
-        given = replace(self.batch, reward=reward[index], group=group[index], valid=kept)
-        return replace(given, earned=None, asked=asked)
+        """The batch with these rewards and groups, [turn]; those not ``valid`` left out. Of a row
+        its turn's tokens are asked for: with all, longer plays would weigh more over a batch."""
+        of, (_, index) = self.batch, self.batch.by_trajectory(self.batch.reward)
+        kept = of.valid if valid is None else of.valid & valid[index]
+        given = replace(of, reward=reward[index], group=group[index], valid=kept)
+        return replace(given, earned=None, asked=self.own & kept[:, None])
 
     def folded(self, advantages: Tensor, like: Tensor) -> Tensor:
         """[row token] of the unrolled batch onto the rows it repeats: each turn's on its tokens."""
-        own = torch.where(self._own, advantages, 0.0)
+        own = torch.where(self.own, advantages, 0.0)
         width = own.shape[1]
         out = torch.zeros(like.shape)
         out[:, :width] = torch.zeros(len(like), width).index_add(0, self.row, own)
         return out
-
-    @property
-    def _own(self) -> Tensor:
-        """[row token]: of the turn that the row is there for."""
-        return self.batch.turn == self.turn[:, None]
 
 
 def unrolled(batch: Batch) -> Unrolled:
@@ -79,7 +70,7 @@ def unrolled(batch: Batch) -> Unrolled:
     return Unrolled(
         replace(view, trajectory=member[row] * longest + of),
         row,
-        of,
+        view.turn == of[:, None],
         named // longest,
         named % longest,
         earned[named],

@@ -16,7 +16,7 @@ from upslope import critic
 from upslope.algorithms import parts
 from upslope.algorithms.parts import Shaped
 from upslope.batch import Batch, Claim, Column, Outputs, Read, State
-from upslope.chains import Chains, explained_variance, gae
+from upslope.chains import Chains, beginnings, explained_variance, gae, places
 from upslope.critic import Critic
 from upslope.types import Metrics
 
@@ -76,6 +76,11 @@ def refuse(self: Bootstrapped, discounts: Mapping[str, float]) -> None:
     parts.check_dual(self.clip_dual)
     if self.actions == "turn" and self.truncated == "bootstrap":
         raise ValueError('truncated="bootstrap" is for actions="token": a turn has no later value')
+    if self.overlong.limit and self.truncated == "bootstrap":
+        raise ValueError(
+            'overlong.limit takes reward off long replies and truncated="bootstrap" says that cut '
+            'ones go on: leave the limit out, or set truncated="terminal"'
+        )
     for name, value in discounts.items():
         if not 0 <= value <= 1:
             raise ValueError(f"{name} must be between 0 and 1, got {value:g}")
@@ -135,30 +140,18 @@ def course(self: Valued, batch: Batch) -> Course:
         raise ValueError("advantages of a critic need values filled")
     chains = Chains.of(batch.trained, batch.trajectory, batch.segment)
     row, token = chains.last()
-    rewards = chains.at_end(batch.reward) - parts.kl_paid(self, batch)
+    rewards = chains.rewards(batch.reward, batch.earned) - parts.kl_paid(self, batch)
     rewards[row, token] -= self.overlong.penalty(chains.count.float())
-    if batch.earned is not None:
-        rewards = rewards + torch.where(batch.trained, batch.earned, 0.0)
-        rewards[row, token] -= chains.lay(batch.earned).sum(1)
     values = torch.where(batch.trained, batch.values, 0.0)
     unfinished = batch.truncated[row] & (self.truncated == "bootstrap")
-    first = torch.arange(batch.trained.shape[1]).expand(batch.trained.shape)
+    first = place = places(batch.trained)
     counted = _counted(self, batch, chains)
     if self.actions == "turn":
         first = beginnings(batch.turn, batch.trained)
         rewards = torch.zeros_like(rewards).scatter_add(1, first, rewards)
-        begun = batch.trained & (first == torch.arange(first.shape[1]))
+        begun = batch.trained & (first == place)
         chains = Chains.of(begun, batch.trajectory, batch.segment)
     return Course(chains, first, rewards, values, unfinished, counted)
-
-
-def beginnings(turn: Tensor, trained: Tensor) -> Tensor:
-    """[row token]: where in its row a trained token's turn has its first trained one."""
-    number = torch.where(trained, turn, -1)
-    known = torch.nn.functional.pad(number.cummax(1).values, (1, 0), value=-1)[:, :-1]
-    place = torch.arange(turn.shape[1]).expand(turn.shape)
-    # Turns follow each other, and what is not trained may lie within one.
-    return torch.where(number > known, place, 0).cummax(1).values
 
 
 def counted(self: Valued, batch: Batch) -> Tensor:
@@ -183,14 +176,16 @@ def value_loss(self: Bootstrapped, out: Outputs, batch: Batch) -> tuple[Tensor, 
     shares = critic.halves(batch.tokens, batch.length, batch.trajectory, self.critic.heads)
     loss = self.critic.loss(out.values, goal, seen.values, shares)
     value = self.critic.value(out.values.detach())
-    return loss, {"critic/loss": loss.detach(), "critic/value": value, "critic/return": goal}
+    said = {"critic/loss": loss.detach(), "critic/value": value, "critic/return": goal}
+    return loss, {**said, **self.critic.outside(goal)}
 
 
 def report(self: Valued, batch: Batch) -> Metrics:
     """The explained variance of stored values, by what was earned after each token; none where all
-    earned the same."""
+    earned the same. Unfinished ones are left out: a value would be explained by itself."""
     seen = course(self, batch)
-    earned = seen.returns(self.gamma, 1.0)
-    explained = explained_variance(earned[seen.counted], seen.values[seen.counted])
+    goes_on = batch.truncated & (self.truncated == "bootstrap")
+    earned, known = seen.returns(self.gamma, 1.0), seen.counted & ~goes_on[:, None]
+    explained = explained_variance(earned[known], seen.values[known])
     learned = {"critic/policy_learns": float(learns(self, batch.state))}
     return learned if explained is None else {"critic/explained_variance": explained, **learned}

@@ -26,6 +26,8 @@ from upslope.models.trunk import Predicting, Work, predicting
 from upslope.optional import critic_of
 from upslope.types import UserError
 
+SETTLED = "settled"
+
 
 class Heads(nn.Module):
     """``value`` [hidden] to the numbers of all heads; ``q`` a weight [vocabulary hidden] each."""
@@ -75,9 +77,11 @@ class Estimator:
             )
         self.critic, self.separate = critic, critic.place == "separate"
         self.online = Judge(policy, Heads(policy, critic, q)).copied(self.separate)
-        for name, parameter in self.weights().items() if critic.begins == "stage" else ():
-            if name in policy.judged:
-                parameter.data.copy_(policy.judged[name])
+        begun = policy.judged if critic.begins == "stage" else {}
+        for name, parameter in self.weights().items():
+            if name in begun:
+                parameter.data.copy_(begun[name])
+        self.settled = begun.get(SETTLED) if q else None  # of Q, what the policy's head has already
         self.target = self.online.copied(self.separate) if critic.polyak else None
         if self.target is not None:
             for parameter in self.target.weights(self.separate).values():
@@ -156,12 +160,25 @@ class Estimator:
         copied = self.target.weights(self.separate) if self.target else {}
         trained = {name: p.detach() for name, p in self.weights().items()}
         copies = {name: p.detach() for name, p in copied.items()}
-        return {"online": trained, "target": copies, "start": self.start}
+        settled = {} if self.settled is None else {SETTLED: self.settled}
+        return {"online": trained, "target": copies, "start": self.start, SETTLED: settled}
 
     def load_state(self, state: Mapping[str, Mapping[str, Tensor]]) -> None:
         """Continue from a state."""
         for kind, slots in self.state().items():
-            fill(slots, state[kind].items())
+            if kind != SETTLED:
+                fill(slots, state[kind].items())
+        settled = state[SETTLED].get(SETTLED)
+        self.settled = (
+            None if settled is None else settled.to(self.online.heads.value.weight.device)
+        )
+
+    def handed(self) -> dict[str, Tensor]:
+        """What the next stage's critic may begin with, when the policy's head has taken Q in: the
+        weights, and how much that was, which is not to be added a second time."""
+        taken = self._added() if self.critic.decode else self.settled
+        weights = {name: p.detach() for name, p in self.weights().items()}
+        return weights if taken is None else {**weights, SETTLED: taken}
 
     def _seen(self, judge: Judge, part: Batch, seen: Predicting | None) -> tuple[Predicting, Work]:
         """The states that a judge's heads read, and the work of finding them beyond ``seen``."""
@@ -179,7 +196,11 @@ class Estimator:
         return raw.unflatten(1, (self.critic.heads, self.critic.width)), work
 
     def _tilt(self) -> Float[Tensor, "vocabulary hidden"]:
-        """What is added to the policy's head where it is sampled from: the mean of twins."""
+        """What the policy's head lacks where it is sampled from."""
+        return self._added() if self.settled is None else self._added() - self.settled
+
+    def _added(self) -> Float[Tensor, "vocabulary hidden"]:
+        """Q in the head that is sampled from: the mean of twins."""
         return self.critic.decode * torch.stack([w.detach() for w in self.online.heads.q]).mean(0)
 
 
