@@ -102,6 +102,23 @@ def test_ratios_of_a_model_by_turns():
     assert single.rewards == (0.5,)
 
 
+def test_an_interrupted_reply_is_one_turn() -> None:
+    """What it earned is weighed by the ratio up to the end of all of it."""
+    of = problem("dialogue")
+    play = trajectory(of, [segment([4, 5, 6])], 1.0)
+    turns = (
+        Turn(0, 3, 4, "interrupted", 1.0, 0.25),
+        Turn(0, 4, 5, "stop"),
+        Turn(0, 5, 6, "stop"),
+    )
+    play = type(play)(of, 0, 0, play.segments, turns, play.messages, play.reward)
+    asked = policy()
+    (seen,) = replays(asked, [Group(of, (play,))])
+    said = np.cumsum(of_model(asked, [1, 2, 3, 4, 5, 6], 3)) + np.array([1, 2, 3])
+    assert seen.ratios == pytest.approx(said[1:].tolist(), abs=1e-5)
+    assert seen.rewards == (0.25, 0.75)
+
+
 def of_model(asked: Policy, tokens: list[int], first: int) -> list[float]:
     """Log-probabilities of the tokens from ``first`` on, by transformers."""
     with torch.no_grad():

@@ -29,7 +29,8 @@ from upslope.runs import Run
 from upslope.session import Session
 from upslope.sources import Recorded, Rollouts, recited
 from upslope.stages import built
-from upslope.types import Group, Problem, Reward, Trajectory, UserError
+from upslope.turns import replies
+from upslope.types import Group, Problem, Reward, Trajectory, Turn, UserError
 
 USER = {"role": "user", "content": "1+1=?"}
 TWO, THREE = ({"role": "assistant", "content": c} for c in ("2", "3"))
@@ -140,9 +141,14 @@ def tokens(**changed: Any) -> dict[str, Any]:
         ({"prompt": "p", "completion": "c", "label": 1}, '"label" must be true or false'),
         ({"prompt": "p", "reply": "r", "label": True, "reward": 1}, '"label" must be true or fa'),
         ({"prompt": "p", "label": True}, '"reply" must be a non-empty string'),
-        (tokens(turns=[[0, 2]]), '"turns" must be [start, stop]'),
+        (tokens(turns=[[0, 2]]), "in order, after at least one token of a prompt"),
         (tokens(turns=[[1, 4]]), "within the 3 tokens, got [1, 4]"),
         (tokens(turns=[[2, 3], [1, 2]]), "in order"),
+        (tokens(turns=[[1, 3, 0.5, "cut"]]), "of which reasons are stop, length, interrupted"),
+        (tokens(turns=[[1, 3, "length"]]), '"turns" must be [start, stop], [start, stop, reward]'),
+        (tokens(turns=[[1, 3, 0.5, "stop", 1]]), '"turns" must be [start, stop]'),
+        (tokens(turns=[[1, 3, float("nan")]]), '"turns" must be [start, stop]'),
+        (tokens(turns=[[1, 3, 0, "interrupted"]]), "nothing was said after it"),
         (tokens(turns=[]), "so that nothing was said"),
         (tokens(tokens=[1, -2, 3]), '"tokens" must be a list of token numbers'),
         (tokens(logprobs=[-0.5]), '1 "logprobs" for the 2 tokens of the turns'),
@@ -186,6 +192,35 @@ def test_trajectories_are_read_back_as_they_were_written(tmp_path: Path) -> None
         assert segment.versions.tolist() == [-1, -1, -1, 8, 8][: len(segment.tokens)]
         assert got.turns == want.turns
         assert got.visit == 3
+
+
+def test_why_a_turn_stopped_is_read_back(tmp_path: Path) -> None:
+    (first,) = group([1.0], [[4, 5, 6, 7]]).trajectories
+    turns = (
+        Turn(0, 3, 4, "interrupted"),
+        Turn(0, 5, 6, "stop", reward=0.25),
+        Turn(0, 6, 7, "length"),
+    )
+    trained = np.array([False] * 3 + [True, False, True, True])
+    row = replace(first.segments[0], trained=trained)
+    path = tmp_path / "logs.jsonl"
+    play = replace(first, segments=(row,), turns=turns)
+    write_demonstrations(path, [Group(first.problem, (play,))])
+    (one,) = read_demonstrations(path)
+    got = recited(chatml(), one, 0, 0)
+    assert got.turns == turns
+    assert got.truncated
+    assert [number for number, _ in replies(got)] == [0, 0, 1]
+
+
+def test_a_turn_may_leave_out_what_it_earned_and_why_it_stopped(tmp_path: Path) -> None:
+    spans = [[1, 2], [2, 3, 0.5], [3, 4, 0, "length"]]
+    (one,) = read_demonstrations(written(tmp_path, tokens(tokens=[1, 2, 3, 4], turns=spans)))
+    assert [(t.reward, t.stop_reason) for t in one.turns] == [
+        (0.0, "stop"),
+        (0.5, "stop"),
+        (0.0, "length"),
+    ]
 
 
 def test_a_dialogue_trains_what_the_assistant_said(tmp_path: Path) -> None:
