@@ -172,6 +172,33 @@ def test_a_group_answers_one_problem(tmp_path: Path) -> None:
         read_demonstrations(path)
 
 
+def test_who_asks_the_same_asks_one_problem(tmp_path: Path) -> None:
+    said, ended = {"prompt": "p", "reply": "r"}, {"prompt": "p", "reply": "r", "stop": ["."]}
+    rows = [
+        said,
+        {"messages": [USER], "reply": "2"},
+        {**said, "reply": "s"},
+        ended,
+        {"messages": [dict(reversed(USER.items())), TWO]},
+        {"prompt": "p", "chosen": "a", "rejected": "b"},
+        {**ended, "group": "g"},
+        {"prompt": [USER], "completion": [THREE], "id": None},
+    ]
+    shown = read_demonstrations(written(tmp_path, *rows))
+    assert [one.problem.id for one in shown] == ["1", "2", "1", "4", "2", "1", "1", "4", "2"]
+    assert [len(members) for members in sets(shown)] == [1, 1, 1, 1, 1, 2, 1, 1]
+
+
+def test_ids_that_rows_give_are_kept(tmp_path: Path) -> None:
+    said, other = {"prompt": "p", "reply": "r"}, {"prompt": "q", "reply": "r"}
+    rows = [other, {**said, "id": 1}, {**said, "id": "b"}, said, other, {**other, "id": "5"}]
+    shown = read_demonstrations(written(tmp_path, *rows))
+    # Those without one have an id of their question; a row's number is not taken for another's id.
+    assert [one.problem.id for one in shown] == ["5", "1", "b", "1", "5", "5"]
+    shown = read_demonstrations(written(tmp_path, other, {**said, "id": 1}, other))
+    assert [one.problem.id for one in shown] == ["1*", "1", "1*"]
+
+
 # Trajectories with their tokens, and what a run left.
 
 

@@ -19,8 +19,8 @@ Fields = Mapping[str, Any]
 REASONS: tuple[StopReason, ...] = get_args(StopReason)
 
 
-def problem_of(row: Fields, where: str, number: int, answer: str) -> Problem:
-    """What was asked: ``prompt`` (text or messages) or ``messages``; ``stop``; ``id``."""
+def problem_of(row: Fields, where: str, answer: str) -> Problem:
+    """What was asked: ``prompt`` (text or messages) or ``messages``; ``stop``; ``id``, or ""."""
     prompt, messages, stop = row.get("prompt", ""), row.get("messages", []), row.get("stop", [])
     if not isinstance(prompt, str | list) or not isinstance(messages, list):
         raise UserError(f'{where}: "prompt" must be a string or messages, and "messages" a list')
@@ -31,7 +31,7 @@ def problem_of(row: Fields, where: str, number: int, answer: str) -> Problem:
     if not isinstance(stop, list) or not all(isinstance(s, str) and s for s in stop):
         raise UserError(f'{where}: "stop" must be a list of strings')
     asked = dialogue_of(messages, "messages", where)
-    return Problem(str(row.get("id", number)), asked, prompt, tuple(stop), answer=answer)
+    return Problem(str(row.get("id", "")), asked, prompt, tuple(stop), answer=answer)
 
 
 def dialogue_of(given: Sequence[Any], name: str, where: str) -> tuple[Message, ...]:
