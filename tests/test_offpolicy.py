@@ -83,6 +83,13 @@ def test_plays_that_say_too_little_are_refused():
         hindsight([Replay(str(i), (0.0,), (1.0,)) for i in range(int(LEAST) - 1)])
 
 
+def test_plays_of_one_problem_have_no_interval() -> None:
+    plays = [Replay("a", (0.0,), (float(i % 2),)) for i in range(60)]
+    with pytest.raises(UserError, match=r"of one problem, 'a', and an interval .* at least two"):
+        hindsight(plays)
+    assert hindsight([*plays, Replay("b", (0.0,), (1.0,))]).problems == 2
+
+
 def test_ratios_of_a_model_by_turns():
     """Two segments, the first of two turns; engine log-probabilities are -1 a token."""
     of = problem("dialogue")

@@ -155,7 +155,7 @@ def _same_question(asked: dict[str, Problem], one: Demonstration, where: str) ->
 
 
 def _identified(shown: Sequence[Demonstration], numbers: Sequence[int]) -> list[Demonstration]:
-    """The plays of rows with these ``numbers``, each problem with an id: its own, or its question's.
+    """The plays of rows with these ``numbers``, each with its problem's id, or its question's.
 
     Who asks the same without an id asks one problem, as the statistics count them. It has the first
     id that another row gives the question, else the number of the question's first row.
