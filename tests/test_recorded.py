@@ -23,11 +23,12 @@ from upslope.envs.arithmetic import Arithmetic
 from upslope.launch import train_recipe
 from upslope.mixed import Mixed
 from upslope.recipe import read
+from upslope.recite import recited
 from upslope.resume import resume_recipe
 from upslope.rollout import Player
 from upslope.runs import Run
 from upslope.session import Session
-from upslope.sources import Recorded, Rollouts, recited
+from upslope.sources import Recorded, Rollouts
 from upslope.stages import built
 from upslope.turns import replies
 from upslope.types import Group, Problem, Reward, Trajectory, Turn, UserError

@@ -1,7 +1,7 @@
 """Recorded plays, and reading them: replies, pairs, labelled replies, whole trajectories, a run's.
 
 The fields of a row say which it is. A pair is two plays of one problem of which one earned more; a
-labelled reply earned 1 or 0. How plays become tokens is in ``sources.py``.
+labelled reply earned 1 or 0. How plays become tokens is in ``recite.py``.
 """
 
 from __future__ import annotations

@@ -8,26 +8,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-
 from upslope.chat import Chat
 from upslope.curriculum import Curriculum, Heat, order
 from upslope.demonstrations import Demonstration, sets
+from upslope.recite import recited
 from upslope.rollout import Player
 from upslope.seeds import seed_of
-from upslope.segments import Rows
-from upslope.types import (
-    Completion,
-    Group,
-    Message,
-    Metrics,
-    Problem,
-    Reward,
-    Segment,
-    Trajectory,
-    Turn,
-    UserError,
-)
+from upslope.types import Group, Metrics, Problem, Reward, UserError
 
 
 class Rollouts:
@@ -216,62 +203,3 @@ class Recorded:
                     f"a recorded play of problem {one.problem.id!r} has the token {most}, and the "
                     f"model knows {known}: it was recorded with another tokenizer"
                 )
-
-
-def spoken(
-    chat: Chat, problem: Problem, reply: str, visit: int = 0, version: int = 0, cut: bool = False
-) -> Trajectory:
-    """A trajectory in which a given reply was said; its tokens are trained.
-
-    ``cut``: nothing ends it.
-    """
-    messages = chat.messages(problem)
-    prompt = chat.encode(messages)
-    tokens = [*prompt, *chat.reply(reply, ("",) if cut else problem.stop)]
-    trained = np.arange(len(tokens)) >= len(prompt)
-    segment = Segment(
-        np.array(tokens, dtype=np.int32),
-        trained,
-        np.where(trained, np.nan, 0.0).astype(np.float32),
-        np.where(trained, version, -1).astype(np.int32),
-    )
-    turn = Turn(0, len(prompt), len(tokens), "length" if cut else "stop")
-    said = {"role": "assistant", "content": reply}
-    return Trajectory(problem, visit, 0, (segment,), (turn,), (*messages, said))
-
-
-def recited(chat: Chat, shown: Demonstration, visit: int, version: int) -> Trajectory:
-    """A recorded play as a trajectory: its own tokens, or its words in the chat's."""
-    problem = shown.problem
-    messages = chat.messages(problem)
-    if shown.segments:
-        segments = tuple(
-            replace(s, versions=np.where(s.trained, version, -1)) for s in shown.segments
-        )
-        said = shown.said or ({"role": "assistant", "content": shown.reply},)
-        return Trajectory(problem, visit, 0, segments, shown.turns, (*messages, *said))
-    if not shown.said:
-        return spoken(chat, problem, shown.reply, visit, version, shown.cut)
-    rows, past = Rows(chat.encode(messages)), list(messages)
-    for place, message in enumerate(shown.said):
-        if message["role"] == "assistant":
-            if place:
-                _answered(chat, rows, past)
-            last = shown.cut and message is shown.said[-1]
-            tokens = chat.reply(message["content"], ("",) if last else problem.stop)
-            blank = np.full(len(tokens), np.nan, dtype=np.float32)
-            versions = np.full(len(tokens), version, dtype=np.int32)
-            rows.sampled(Completion(np.array(tokens), blank, versions, "stop"), 1.0)
-        past.append(message)
-    if shown.cut:
-        rows.ended("length")
-    return Trajectory(problem, visit, 0, tuple(rows.closed()), tuple(rows.turns), tuple(past))
-
-
-def _answered(chat: Chat, rows: Rows, past: Sequence[Message]) -> None:
-    """What came between two turns, in this segment or, where the past was rewritten, a new one."""
-    longer = chat.extend(rows.tokens, past)
-    if longer is None:
-        rows.rewritten(chat.encode(past))
-    else:
-        rows.extended(longer)
