@@ -288,6 +288,55 @@ def test_tokens_of_another_model_are_refused() -> None:
         Recorded([other], chat, 0)
 
 
+def with_tokens(**changed: Any) -> Demonstration:
+    """A play of which everything is known, but for what is ``changed``."""
+    (row,) = group([1.0], [[4, 5]]).trajectories
+    system = {"role": "system", "content": "Add."}
+    of = Problem("p", (system, USER), stop=(".",))
+    return replace(Demonstration(of, "2", 1.0, "", (TWO,), row.segments, row.turns), **changed)
+
+
+PLAY = with_tokens()
+ROW, TURN = PLAY.segments[0], PLAY.turns[0]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"problem": replace(PLAY.problem, messages=(USER,))},
+        {"problem": replace(PLAY.problem, messages=(), prompt="1+1=")},
+        {"problem": replace(PLAY.problem, stop=("\n",))},
+        {"problem": replace(PLAY.problem, id="q")},
+        {"reply": "3"},
+        {"reward": 0.5},
+        {"said": (TWO, MORE, THREE)},
+        {"cut": True},
+        {"segments": (replace(ROW, tokens=ROW.tokens + 1),)},
+        {"segments": (replace(ROW, trained=~ROW.trained),)},
+        {"segments": (replace(ROW, engine_logprobs=ROW.engine_logprobs * 1.01),)},
+        {"segments": (ROW, ROW)},
+        {"turns": (replace(TURN, stop_reason="length"),)},
+        {"turns": (replace(TURN, reward=0.5),)},
+        {"turns": (replace(TURN, temperature=0.5),)},
+    ],
+    ids=lambda other: next(iter(other)),
+)
+def test_a_run_goes_on_with_the_plays_that_it_was_begun_with_alone(other: dict[str, Any]) -> None:
+    begun = Recorded([PLAY], chatml(), 0).state()
+    Recorded([with_tokens()], chatml(), 0).load_state(begun)
+    with pytest.raises(UserError, match="not those that the run was begun with"):
+        Recorded([with_tokens(**other)], chatml(), 0).load_state(begun)
+
+
+def test_the_name_of_plays_is_of_their_groups_and_the_same_in_every_process() -> None:
+    apart, together = (
+        Recorded([replace(PLAY, group=g) for g in groups], chatml(), 0).state()["replies"]
+        for groups in (("", ""), ("g", "g"))
+    )
+    assert apart != together
+    assert together == 1353778635941486167
+
+
 # A share of each step.
 
 

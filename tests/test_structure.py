@@ -74,7 +74,7 @@ TABLE = {
     "fields": "types numpy",
     "demonstrations": "types envs.datasets fields files trajectories numpy",
     "recite": "types chat demonstrations segments numpy",
-    "sources": "types chat curriculum demonstrations recite rollout seeds",
+    "sources": "types chat curriculum demonstrations recite rollout",
     "mixed": "types sources",
     "provenance": "curriculum types components settings",
     "origins": "types chat curriculum mixed provenance rollout sources stages",

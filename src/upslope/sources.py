@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import json
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import astuple, replace
+from functools import cached_property
 from typing import Any
 
 from upslope.chat import Chat
@@ -13,7 +16,6 @@ from upslope.curriculum import Curriculum, Heat, order
 from upslope.demonstrations import Demonstration, sets
 from upslope.recite import recited
 from upslope.rollout import Player
-from upslope.seeds import seed_of
 from upslope.types import Group, Metrics, Problem, Reward, UserError
 
 
@@ -161,11 +163,11 @@ class Recorded:
 
     def state(self) -> Mapping[str, Any]:
         """How many groups were taken, and of which."""
-        return {"taken": self.taken, "replies": self._name()}
+        return {"taken": self.taken, "replies": self._name}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Continue after that many; UserError where the replies are not the same ones."""
-        if state["replies"] != self._name():
+        if state["replies"] != self._name:
             raise UserError(
                 "the recorded replies are not those that the run was begun with: give it the same "
                 "data and settings, or train without --resume"
@@ -175,10 +177,15 @@ class Recorded:
     async def close(self) -> None:
         """Nothing is underway."""
 
+    @cached_property
     def _name(self) -> int:
-        plays = [one for members in self.sets for one in members]
-        said = ((one.problem.id, one.reply, str(one.reward)) for one in plays)
-        return seed_of("replies", *(part for play in said for part in play))
+        """Of all that is learned from, the same in every process."""
+        found = hashlib.blake2b(digest_size=8)
+        for members in self.sets:
+            found.update(b"%d plays" % len(members))
+            for one in members:
+                _told(one, found.update)
+        return int.from_bytes(found.digest(), "big") >> 1
 
     def _group(self, shown: Sequence[Demonstration], visit: int, version: int) -> Group:
         problem = shown[0].problem
@@ -203,3 +210,20 @@ class Recorded:
                     f"a recorded play of problem {one.problem.id!r} has the token {most}, and the "
                     f"model knows {known}: it was recorded with another tokenizer"
                 )
+
+
+def _told(one: Demonstration, tell: Callable[[bytes], None]) -> None:
+    """All that training reads of a play; per-token arrays as the bytes that they are."""
+    problem, arrays = one.problem, []
+    for s in one.segments:
+        arrays += [s.tokens.tobytes(), s.trained.tobytes(), s.engine_logprobs.tobytes()]
+    words = [
+        [problem.id, problem.env, problem.prompt, problem.stop],
+        [dict(message) for message in (*problem.messages, *one.said)],
+        [len(problem.messages), one.reply, one.reward, one.cut],
+        [astuple(turn) for turn in one.turns],
+        [len(array) for array in arrays],
+    ]
+    tell(json.dumps(words, sort_keys=True, default=str).encode())
+    for array in arrays:
+        tell(array)
