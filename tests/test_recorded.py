@@ -17,11 +17,13 @@ import pytest
 from plays import Dialogue, Echo, asked, chatml
 from records import Interrupt, group, untimed
 from upslope import train
+from upslope.chat import Chat
 from upslope.curriculum import Curriculum
 from upslope.demonstrations import Demonstration, read_demonstrations, sets, write_demonstrations
 from upslope.envs.arithmetic import Arithmetic
 from upslope.launch import train_recipe
 from upslope.mixed import Mixed
+from upslope.origins import refuse_longer
 from upslope.recipe import read
 from upslope.recite import recited
 from upslope.resume import resume_recipe
@@ -335,6 +337,48 @@ def test_the_name_of_plays_is_of_their_groups_and_the_same_in_every_process() ->
     )
     assert apart != together
     assert together == 1353778635941486167
+
+
+LONG = (
+    Demonstration(Problem("long", prompt="1+1="), "2" * 20),
+    Demonstration(Problem("long", (USER,)), "2" * 20),
+    Demonstration(Problem("long", (USER,)), "3", said=(TWO, MORE, THREE)),
+    Demonstration(Problem("long", ({"role": "system", "content": "ab" * 9}, USER)), "2"),
+    with_tokens(problem=Problem("long", (USER,))),
+)
+
+
+@pytest.mark.parametrize("one", LONG, ids=["text", "chat", "dialogue", "system", "tokens"])
+def test_a_play_longer_than_the_context_is_refused(one: Demonstration) -> None:
+    chat = chatml()
+    tokens = len(recited(chat, one, 0, 0).segments[-1].tokens)
+    short = Demonstration(Problem("short", prompt="1"), "2")
+    refuse_longer([short, one], chat, "tiny", tokens)
+    says = (
+        f"play of problem 'long' has {tokens} tokens .* longer than tiny's context of {tokens - 1}"
+    )
+    with pytest.raises(UserError, match=says):
+        refuse_longer([short, one], chat, "tiny", tokens - 1)
+
+
+def test_plays_that_would_fit_as_bytes_are_not_tokenised(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr(
+        Chat, "_tokens", lambda self, text, special: asked.append(text) or list(text.encode())
+    )
+    chat, of = chatml(), Problem("p", prompt="1+1=", stop=(".",))
+    shown = [Demonstration(of, "2"), Demonstration(of, "\N{SNOWMAN}" * 30)]
+    refuse_longer(shown[:1], chat, "tiny", 40)
+    assert asked == []
+    with pytest.raises(UserError, match="has 95 tokens"):  # each of three bytes
+        refuse_longer(shown, chat, "tiny", 40)
+
+
+def test_a_run_refuses_a_long_play_before_it_trains(tmp_path: Path) -> None:
+    row = {"id": "long", "prompt": "1+1=", "reply": "2" * 5000}
+    source = {"type": "recorded", "path": str(written(tmp_path, *REPLIES, row))}
+    with pytest.raises(UserError, match=r"play of problem 'long' has 500\d tokens with its prompt"):
+        Session(read(small(tmp_path, source=source, algorithm={"type": "sft"})), print)
 
 
 # A share of each step.

@@ -77,7 +77,8 @@ TABLE = {
     "sources": "types chat curriculum demonstrations recite rollout",
     "mixed": "types sources",
     "provenance": "curriculum types components settings",
-    "origins": "types chat curriculum mixed provenance rollout sources stages",
+    "origins": "types chat curriculum demonstrations mixed provenance recite rollout sources "
+    "stages",
     "estimates overlap": "types numpy",
     "offpolicy": "types estimates numpy",
     "evaluate": "types estimates rollout numpy",

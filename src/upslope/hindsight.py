@@ -16,6 +16,7 @@ from upslope.learner import Learner
 from upslope.models.flops import activation_bytes
 from upslope.models.policy import Policy
 from upslope.offpolicy import Hindsight, Replay, hindsight
+from upslope.origins import refuse_longer
 from upslope.settings import Learner as LearnerSettings
 from upslope.sources import Recorded
 from upslope.trial import opened
@@ -38,7 +39,9 @@ def evaluate_recorded(model: str, path: str) -> list[str]:
             'give each segment "logprobs", or record by upslope eval MODEL --record FILE'
         )
     policy, _ = opened(model)
-    recorded = Recorded(shown, Chat(policy.tokenizer, policy.eos), 0)
+    chat = Chat(policy.tokenizer, policy.eos)
+    refuse_longer(shown, chat, model, policy.context)
+    recorded = Recorded(shown, chat, 0)
     return lines(model, path, hindsight([*replays(policy, recorded.all())]))
 
 
