@@ -32,6 +32,7 @@ from upslope.runs import Run
 from upslope.session import Session
 from upslope.sources import Recorded, Rollouts
 from upslope.stages import built
+from upslope.trajectories import TrajectoryFiles, trajectory_row
 from upslope.turns import replies
 from upslope.types import Group, Problem, Reward, Trajectory, Turn, UserError
 
@@ -561,6 +562,26 @@ def test_a_runs_own_trajectories_are_recorded_groups(tmp_path: Path) -> None:
     assert run.metrics()[-1]["groups/used"] == 2
     with pytest.raises(UserError, match="no graded trajectory of the env's train problems"):
         read_demonstrations(first.path, {})
+
+
+def test_a_run_whose_plays_were_interrupted_is_no_data(tmp_path: Path) -> None:
+    of = Problem("p", prompt="1+1=")
+    (play,) = group([1.0], [[4, 5]]).trajectories
+    play = replace(play, problem=of)
+    cut = replace(play, turns=(Turn(0, 3, 4, "interrupted"), Turn(0, 4, 5, "stop")))
+    for name, last, known in (("whole", play, True), ("cut", cut, False), ("old", cut, True)):
+        rows = [trajectory_row(0, "rl", one) for one in (play, last)]
+        if name == "old":  # nobody knows
+            rows = [{k: v for k, v in row.items() if k != "interrupted"} for row in rows]
+        folder = tmp_path / name / "trajectories"
+        folder.mkdir(parents=True)
+        TrajectoryFiles(folder).append(rows)
+        if known:
+            assert len(read_demonstrations(tmp_path / name, {"p": of})) == 2
+    with pytest.raises(UserError, match=r"play '0/rl/p/0/0' was interrupted, .* --record FILE"):
+        read_demonstrations(tmp_path / "cut", {"p": of})
+    with pytest.raises(UserError, match="no graded trajectory"):
+        read_demonstrations(tmp_path / "cut", {})  # of problems that do not count, none is asked
 
 
 # What cannot be learned.

@@ -192,6 +192,12 @@ def _of_run(path: Path, known: Mapping[str, Problem]) -> list[Demonstration]:
     for row in TrajectoryFiles(path / "trajectories").read():
         if not row["valid"] or row["problem"] not in known:
             continue
+        if row["interrupted"]:
+            raise UserError(
+                f"{path}: the play {row['id']!r} was interrupted, and its words do not say which "
+                f"of them were put in: record plays with their tokens, by upslope eval {path} "
+                "--record FILE --split train, and give that file"
+            )
         problem = known[row["problem"]]
         asked = len(problem.messages) or 1  # a raw prompt is a message of its own
         group = f"{row['step']}/{row['stage']}/{row['problem']}/{row['visit']}"
