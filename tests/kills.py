@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from upslope.runs import Run
-from upslope.trajectories import COLUMNS, TABLES, TrajectoryFiles
+from upslope.trajectories import COLUMNS, TABLES, TRUTHS, TrajectoryFiles
 
 OPERATIONS = ("write", "fsync", "replace", "rename", "truncate", "ftruncate", "unlink", "rmdir")
 
@@ -20,9 +20,8 @@ OPERATIONS = ("write", "fsync", "replace", "rename", "truncate", "ftruncate", "u
 def row(name: str, text: str = "said") -> dict[str, Any]:
     """A trajectory's row with just enough in it."""
     values = dict.fromkeys(COLUMNS, 1) | dict.fromkeys(("stage", "problem", "reason", "stop"), "x")
-    return (
-        values | {"id": name, "text": text, "reward": 0.5, "valid": True} | {t: {} for t in TABLES}
-    )
+    known = {"id": name, "text": text, "reward": 0.5} | dict.fromkeys(TRUTHS, True)
+    return values | known | {t: {} for t in TABLES}
 
 
 def fill(folder: Path) -> None:

@@ -30,9 +30,9 @@ from upslope.ledger import PHASES
 from upslope.measures import rollout_metrics
 from upslope.models.load import load, save
 from upslope.recipe import Recipe, read
+from upslope.recite import spoken
 from upslope.runs import Run
 from upslope.scaling.study import Study
-from upslope.sources import spoken
 from upslope.stages import built
 from upslope.types import Group, Problem, Reward
 

@@ -14,7 +14,7 @@ from plays import chatml
 from upslope.exam import Choices, evaluate_model
 from upslope.launch import train_recipe
 from upslope.recipe import dump, read
-from upslope.sources import spoken
+from upslope.recite import spoken
 from upslope.stages import built
 from upslope.types import Demonstrates, UserError
 

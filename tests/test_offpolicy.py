@@ -83,6 +83,13 @@ def test_plays_that_say_too_little_are_refused():
         hindsight([Replay(str(i), (0.0,), (1.0,)) for i in range(int(LEAST) - 1)])
 
 
+def test_plays_of_one_problem_have_no_interval() -> None:
+    plays = [Replay("a", (0.0,), (float(i % 2),)) for i in range(60)]
+    with pytest.raises(UserError, match=r"of one problem, 'a', and an interval .* at least two"):
+        hindsight(plays)
+    assert hindsight([*plays, Replay("b", (0.0,), (1.0,))]).problems == 2
+
+
 def test_ratios_of_a_model_by_turns():
     """Two segments, the first of two turns; engine log-probabilities are -1 a token."""
     of = problem("dialogue")
@@ -100,6 +107,23 @@ def test_ratios_of_a_model_by_turns():
     alone = sum(of_model(asked, [1, 2, 3, 4, 5], 3)) + 2
     assert single.ratios == pytest.approx([alone], abs=1e-5)
     assert single.rewards == (0.5,)
+
+
+def test_an_interrupted_reply_is_one_turn() -> None:
+    """What it earned is weighed by the ratio up to the end of all of it."""
+    of = problem("dialogue")
+    play = trajectory(of, [segment([4, 5, 6])], 1.0)
+    turns = (
+        Turn(0, 3, 4, "interrupted", 1.0, 0.25),
+        Turn(0, 4, 5, "stop"),
+        Turn(0, 5, 6, "stop"),
+    )
+    play = type(play)(of, 0, 0, play.segments, turns, play.messages, play.reward)
+    asked = policy()
+    (seen,) = replays(asked, [Group(of, (play,))])
+    said = np.cumsum(of_model(asked, [1, 2, 3, 4, 5, 6], 3)) + np.array([1, 2, 3])
+    assert seen.ratios == pytest.approx(said[1:].tolist(), abs=1e-5)
+    assert seen.rewards == (0.25, 0.75)
 
 
 def of_model(asked: Policy, tokens: list[int], first: int) -> list[float]:

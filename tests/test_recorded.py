@@ -17,19 +17,24 @@ import pytest
 from plays import Dialogue, Echo, asked, chatml
 from records import Interrupt, group, untimed
 from upslope import train
+from upslope.chat import Chat
 from upslope.curriculum import Curriculum
 from upslope.demonstrations import Demonstration, read_demonstrations, sets, write_demonstrations
 from upslope.envs.arithmetic import Arithmetic
 from upslope.launch import train_recipe
 from upslope.mixed import Mixed
+from upslope.origins import refuse_longer
 from upslope.recipe import read
+from upslope.recite import recited
 from upslope.resume import resume_recipe
 from upslope.rollout import Player
 from upslope.runs import Run
 from upslope.session import Session
-from upslope.sources import Recorded, Rollouts, recited
+from upslope.sources import Recorded, Rollouts
 from upslope.stages import built
-from upslope.types import Group, Problem, Reward, Trajectory, UserError
+from upslope.trajectories import TrajectoryFiles, trajectory_row
+from upslope.turns import replies
+from upslope.types import Group, Problem, Reward, Trajectory, Turn, UserError
 
 USER = {"role": "user", "content": "1+1=?"}
 TWO, THREE = ({"role": "assistant", "content": c} for c in ("2", "3"))
@@ -140,9 +145,14 @@ def tokens(**changed: Any) -> dict[str, Any]:
         ({"prompt": "p", "completion": "c", "label": 1}, '"label" must be true or false'),
         ({"prompt": "p", "reply": "r", "label": True, "reward": 1}, '"label" must be true or fa'),
         ({"prompt": "p", "label": True}, '"reply" must be a non-empty string'),
-        (tokens(turns=[[0, 2]]), '"turns" must be [start, stop]'),
+        (tokens(turns=[[0, 2]]), "in order, after at least one token of a prompt"),
         (tokens(turns=[[1, 4]]), "within the 3 tokens, got [1, 4]"),
         (tokens(turns=[[2, 3], [1, 2]]), "in order"),
+        (tokens(turns=[[1, 3, 0.5, "cut"]]), "of which reasons are stop, length, interrupted"),
+        (tokens(turns=[[1, 3, "length"]]), '"turns" must be [start, stop], [start, stop, reward]'),
+        (tokens(turns=[[1, 3, 0.5, "stop", 1]]), '"turns" must be [start, stop]'),
+        (tokens(turns=[[1, 3, float("nan")]]), '"turns" must be [start, stop]'),
+        (tokens(turns=[[1, 3, 0, "interrupted"]]), "nothing was said after it"),
         (tokens(turns=[]), "so that nothing was said"),
         (tokens(tokens=[1, -2, 3]), '"tokens" must be a list of token numbers'),
         (tokens(logprobs=[-0.5]), '1 "logprobs" for the 2 tokens of the turns'),
@@ -166,6 +176,33 @@ def test_a_group_answers_one_problem(tmp_path: Path) -> None:
         read_demonstrations(path)
 
 
+def test_who_asks_the_same_asks_one_problem(tmp_path: Path) -> None:
+    said, ended = {"prompt": "p", "reply": "r"}, {"prompt": "p", "reply": "r", "stop": ["."]}
+    rows = [
+        said,
+        {"messages": [USER], "reply": "2"},
+        {**said, "reply": "s"},
+        ended,
+        {"messages": [dict(reversed(USER.items())), TWO]},
+        {"prompt": "p", "chosen": "a", "rejected": "b"},
+        {**ended, "group": "g"},
+        {"prompt": [USER], "completion": [THREE], "id": None},
+    ]
+    shown = read_demonstrations(written(tmp_path, *rows))
+    assert [one.problem.id for one in shown] == ["1", "2", "1", "4", "2", "1", "1", "4", "2"]
+    assert [len(members) for members in sets(shown)] == [1, 1, 1, 1, 1, 2, 1, 1]
+
+
+def test_ids_that_rows_give_are_kept(tmp_path: Path) -> None:
+    said, other = {"prompt": "p", "reply": "r"}, {"prompt": "q", "reply": "r"}
+    rows = [other, {**said, "id": 1}, {**said, "id": "b"}, said, other, {**other, "id": "5"}]
+    shown = read_demonstrations(written(tmp_path, *rows))
+    # Those without one have an id of their question; a row's number is not taken for another's id.
+    assert [one.problem.id for one in shown] == ["5", "1", "b", "1", "5", "5"]
+    shown = read_demonstrations(written(tmp_path, other, {**said, "id": 1}, other))
+    assert [one.problem.id for one in shown] == ["1*", "1", "1*"]
+
+
 # Trajectories with their tokens, and what a run left.
 
 
@@ -186,6 +223,35 @@ def test_trajectories_are_read_back_as_they_were_written(tmp_path: Path) -> None
         assert segment.versions.tolist() == [-1, -1, -1, 8, 8][: len(segment.tokens)]
         assert got.turns == want.turns
         assert got.visit == 3
+
+
+def test_why_a_turn_stopped_is_read_back(tmp_path: Path) -> None:
+    (first,) = group([1.0], [[4, 5, 6, 7]]).trajectories
+    turns = (
+        Turn(0, 3, 4, "interrupted"),
+        Turn(0, 5, 6, "stop", reward=0.25),
+        Turn(0, 6, 7, "length"),
+    )
+    trained = np.array([False] * 3 + [True, False, True, True])
+    row = replace(first.segments[0], trained=trained)
+    path = tmp_path / "logs.jsonl"
+    play = replace(first, segments=(row,), turns=turns)
+    write_demonstrations(path, [Group(first.problem, (play,))])
+    (one,) = read_demonstrations(path)
+    got = recited(chatml(), one, 0, 0)
+    assert got.turns == turns
+    assert got.truncated
+    assert [number for number, _ in replies(got)] == [0, 0, 1]
+
+
+def test_a_turn_may_leave_out_what_it_earned_and_why_it_stopped(tmp_path: Path) -> None:
+    spans = [[1, 2], [2, 3, 0.5], [3, 4, 0, "length"]]
+    (one,) = read_demonstrations(written(tmp_path, tokens(tokens=[1, 2, 3, 4], turns=spans)))
+    assert [(t.reward, t.stop_reason) for t in one.turns] == [
+        (0.0, "stop"),
+        (0.5, "stop"),
+        (0.0, "length"),
+    ]
 
 
 def test_a_dialogue_trains_what_the_assistant_said(tmp_path: Path) -> None:
@@ -223,6 +289,97 @@ def test_tokens_of_another_model_are_refused() -> None:
     other = replace(shown[0], segments=row.segments, turns=row.turns)
     with pytest.raises(UserError, match=f"has the token {many}, and the model knows {many}"):
         Recorded([other], chat, 0)
+
+
+def with_tokens(**changed: Any) -> Demonstration:
+    """A play of which everything is known, but for what is ``changed``."""
+    (row,) = group([1.0], [[4, 5]]).trajectories
+    system = {"role": "system", "content": "Add."}
+    of = Problem("p", (system, USER), stop=(".",))
+    return replace(Demonstration(of, "2", 1.0, "", (TWO,), row.segments, row.turns), **changed)
+
+
+PLAY = with_tokens()
+ROW, TURN = PLAY.segments[0], PLAY.turns[0]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"problem": replace(PLAY.problem, messages=(USER,))},
+        {"problem": replace(PLAY.problem, messages=(), prompt="1+1=")},
+        {"problem": replace(PLAY.problem, stop=("\n",))},
+        {"problem": replace(PLAY.problem, id="q")},
+        {"reply": "3"},
+        {"reward": 0.5},
+        {"said": (TWO, MORE, THREE)},
+        {"cut": True},
+        {"segments": (replace(ROW, tokens=ROW.tokens + 1),)},
+        {"segments": (replace(ROW, trained=~ROW.trained),)},
+        {"segments": (replace(ROW, engine_logprobs=ROW.engine_logprobs * 1.01),)},
+        {"segments": (ROW, ROW)},
+        {"turns": (replace(TURN, stop_reason="length"),)},
+        {"turns": (replace(TURN, reward=0.5),)},
+        {"turns": (replace(TURN, temperature=0.5),)},
+    ],
+    ids=lambda other: next(iter(other)),
+)
+def test_a_run_goes_on_with_the_plays_that_it_was_begun_with_alone(other: dict[str, Any]) -> None:
+    begun = Recorded([PLAY], chatml(), 0).state()
+    Recorded([with_tokens()], chatml(), 0).load_state(begun)
+    with pytest.raises(UserError, match="not those that the run was begun with"):
+        Recorded([with_tokens(**other)], chatml(), 0).load_state(begun)
+
+
+def test_the_name_of_plays_is_of_their_groups_and_the_same_in_every_process() -> None:
+    apart, together = (
+        Recorded([replace(PLAY, group=g) for g in groups], chatml(), 0).state()["replies"]
+        for groups in (("", ""), ("g", "g"))
+    )
+    assert apart != together
+    assert together == 1353778635941486167
+
+
+LONG = (
+    Demonstration(Problem("long", prompt="1+1="), "2" * 20),
+    Demonstration(Problem("long", (USER,)), "2" * 20),
+    Demonstration(Problem("long", (USER,)), "3", said=(TWO, MORE, THREE)),
+    Demonstration(Problem("long", ({"role": "system", "content": "ab" * 9}, USER)), "2"),
+    with_tokens(problem=Problem("long", (USER,))),
+)
+
+
+@pytest.mark.parametrize("one", LONG, ids=["text", "chat", "dialogue", "system", "tokens"])
+def test_a_play_longer_than_the_context_is_refused(one: Demonstration) -> None:
+    chat = chatml()
+    tokens = len(recited(chat, one, 0, 0).segments[-1].tokens)
+    short = Demonstration(Problem("short", prompt="1"), "2")
+    refuse_longer([short, one], chat, "tiny", tokens)
+    says = (
+        f"play of problem 'long' has {tokens} tokens .* longer than tiny's context of {tokens - 1}"
+    )
+    with pytest.raises(UserError, match=says):
+        refuse_longer([short, one], chat, "tiny", tokens - 1)
+
+
+def test_plays_that_would_fit_as_bytes_are_not_tokenised(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr(
+        Chat, "_tokens", lambda self, text, special: asked.append(text) or list(text.encode())
+    )
+    chat, of = chatml(), Problem("p", prompt="1+1=", stop=(".",))
+    shown = [Demonstration(of, "2"), Demonstration(of, "\N{SNOWMAN}" * 30)]
+    refuse_longer(shown[:1], chat, "tiny", 40)
+    assert asked == []
+    with pytest.raises(UserError, match="has 95 tokens"):  # each of three bytes
+        refuse_longer(shown, chat, "tiny", 40)
+
+
+def test_a_run_refuses_a_long_play_before_it_trains(tmp_path: Path) -> None:
+    row = {"id": "long", "prompt": "1+1=", "reply": "2" * 5000}
+    source = {"type": "recorded", "path": str(written(tmp_path, *REPLIES, row))}
+    with pytest.raises(UserError, match=r"play of problem 'long' has 500\d tokens with its prompt"):
+        Session(read(small(tmp_path, source=source, algorithm={"type": "sft"})), print)
 
 
 # A share of each step.
@@ -405,6 +562,26 @@ def test_a_runs_own_trajectories_are_recorded_groups(tmp_path: Path) -> None:
     assert run.metrics()[-1]["groups/used"] == 2
     with pytest.raises(UserError, match="no graded trajectory of the env's train problems"):
         read_demonstrations(first.path, {})
+
+
+def test_a_run_whose_plays_were_interrupted_is_no_data(tmp_path: Path) -> None:
+    of = Problem("p", prompt="1+1=")
+    (play,) = group([1.0], [[4, 5]]).trajectories
+    play = replace(play, problem=of)
+    cut = replace(play, turns=(Turn(0, 3, 4, "interrupted"), Turn(0, 4, 5, "stop")))
+    for name, last, known in (("whole", play, True), ("cut", cut, False), ("old", cut, True)):
+        rows = [trajectory_row(0, "rl", one) for one in (play, last)]
+        if name == "old":  # nobody knows
+            rows = [{k: v for k, v in row.items() if k != "interrupted"} for row in rows]
+        folder = tmp_path / name / "trajectories"
+        folder.mkdir(parents=True)
+        TrajectoryFiles(folder).append(rows)
+        if known:
+            assert len(read_demonstrations(tmp_path / name, {"p": of})) == 2
+    with pytest.raises(UserError, match=r"play '0/rl/p/0/0' was interrupted, .* --record FILE"):
+        read_demonstrations(tmp_path / "cut", {"p": of})
+    with pytest.raises(UserError, match="no graded trajectory"):
+        read_demonstrations(tmp_path / "cut", {})  # of problems that do not count, none is asked
 
 
 # What cannot be learned.

@@ -8,10 +8,12 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from kills import fill, row
@@ -279,6 +281,34 @@ def test_a_trajectory_survives_tail_and_part(run: Run) -> None:
     run.finish(RESULT)
     assert Run.open(run.path).trajectories() == from_tail
     assert (run.path / "trajectories" / "part-00001.parquet").exists()
+
+
+def test_a_row_says_whether_words_were_put_in() -> None:
+    whole = played(Reward(1.0))
+    stopped = replace(whole.turns[0], stop=2, stop_reason="interrupted")
+    cut = replace(whole, turns=(stopped, Turn(0, 2, 3, "stop")))
+    rows = [trajectory_row(6, "rl", one) for one in (whole, cut)]
+    assert [row["interrupted"] for row in rows] == [False, True]
+
+
+def test_trajectories_of_before_a_column_are_read_and_gone_on_with(run: Run) -> None:
+    """The columns of an older version, in a part and in the tail."""
+    rows = [trajectory_row(step, "rl", played(Reward(1.0))) for step in range(4)]
+    folder = run.path / "trajectories"
+    TrajectoryFiles(folder, rows_in_part=2).append(rows[:2])
+    (part,) = folder.glob("part-*.parquet")
+    pq.write_table(pq.read_table(part).drop_columns(["interrupted"]), part)
+    old = {name: value for name, value in rows[2].items() if name != "interrupted"}
+    (folder / "tail.jsonl").write_text(json.dumps(old) + "\n")
+    store = TrajectoryFiles(folder)
+    store.recover()
+    want = [row | {"interrupted": None} for row in rows[:3]]
+    assert store.read() == want
+    store.append(rows[3:])
+    store.compact()
+    assert store.read() == [*want, rows[3]]
+    store.cut(3)
+    assert store.read() == want
 
 
 def test_the_result_is_read_back_and_has_exactly_its_keys(run: Run) -> None:

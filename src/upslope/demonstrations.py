@@ -1,14 +1,14 @@
 """Recorded plays, and reading them: replies, pairs, labelled replies, whole trajectories, a run's.
 
 The fields of a row say which it is. A pair is two plays of one problem of which one earned more; a
-labelled reply earned 1 or 0. How plays become tokens is in ``sources.py``.
+labelled reply earned 1 or 0. How plays become tokens is in ``recite.py``.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -56,14 +56,15 @@ def read_demonstrations(path: Path, known: Mapping[str, Problem] = NOTHING) -> l
     try:
         if (path / "trajectories").is_dir():
             return _of_run(path, known)
-        shown, asked = list[Demonstration](), dict[str, Problem]()
+        shown, numbers, asked = list[Demonstration](), list[int](), dict[str, Problem]()
         for number, row in enumerate(read_rows(path), 1):
             for one in _plays(row, number):
                 _same_question(asked, one, row.where)
                 shown.append(one)
+                numbers.append(number)
     except UserError as error:
         raise UserError(f"source.path: {error}") from error
-    return shown
+    return _identified(shown, numbers)
 
 
 def write_demonstrations(path: Path, groups: Sequence[Group]) -> None:
@@ -98,17 +99,17 @@ def _plays(given: Row, number: int) -> Iterator[Demonstration]:
     if row.keys() & {"chosen", "rejected"}:
         yield from _pair(row, given.where, number)
     else:
-        yield _single(row, given.where, number)
+        yield _single(row, given.where)
 
 
 def _pair(row: Mapping[str, Any], where: str, number: int) -> Iterator[Demonstration]:
     asked, sides = fields.sides_of(row, where)
-    problem = fields.problem_of(asked, where, number, _last(sides[0]))
+    problem = fields.problem_of(asked, where, _last(sides[0]))
     for side, reward in zip(sides, fields.won_of(row, where), strict=True):
         yield _told(problem, side, reward, f"pair {number}")
 
 
-def _single(row: Mapping[str, Any], where: str, number: int) -> Demonstration:
+def _single(row: Mapping[str, Any], where: str) -> Demonstration:
     reply, messages = row.get("reply", row.get("completion")), row.get("messages", [])
     if reply is None and isinstance(messages, list) and len(messages) > 1:
         dialogue = fields.dialogue_of(messages, "messages", where)
@@ -120,7 +121,7 @@ def _single(row: Mapping[str, Any], where: str, number: int) -> Demonstration:
     # A recorded trajectory may have said nothing but its end.
     if not isinstance(reply, str | list) or not (reply or "segments" in row):
         raise UserError(f'{where}: "reply" must be a non-empty string')
-    problem = fields.problem_of({**row, "messages": messages}, where, number, _last(reply))
+    problem = fields.problem_of({**row, "messages": messages}, where, _last(reply))
     segments, turns = fields.segments_of(row, where)
     reward, group = fields.reward_of(row, where), str(row.get("group", ""))
     return _told(problem, reply, reward, group, segments, turns)
@@ -153,6 +154,35 @@ def _same_question(asked: dict[str, Problem], one: Demonstration, where: str) ->
         )
 
 
+def _identified(shown: Sequence[Demonstration], numbers: Sequence[int]) -> list[Demonstration]:
+    """The plays of rows with these ``numbers``, each with its problem's id, or its question's.
+
+    Who asks the same without an id asks one problem, as the statistics count them. It has the first
+    id that another row gives the question, else the number of the question's first row.
+    """
+    given = {one.problem.id for one in shown}
+    ids = dict[str, str]()
+    for one in shown:
+        if one.problem.id:
+            ids.setdefault(_question(one.problem), one.problem.id)
+    found = []
+    for one, number in zip(shown, numbers, strict=True):
+        if not one.problem.id:
+            free = str(number)
+            while free in given:
+                free += "*"
+            name = ids.setdefault(_question(one.problem), free)
+            one = replace(one, problem=replace(one.problem, id=name))
+        found.append(one)
+    return found
+
+
+def _question(problem: Problem) -> str:
+    """All that the policy is asked, as a key."""
+    asked = [problem.prompt, [dict(m) for m in problem.messages], problem.stop]
+    return json.dumps(asked, sort_keys=True, default=str)
+
+
 def _of_run(path: Path, known: Mapping[str, Problem]) -> list[Demonstration]:
     """A run's plays in training, of the problems that are known, where they were graded.
 
@@ -162,6 +192,12 @@ def _of_run(path: Path, known: Mapping[str, Problem]) -> list[Demonstration]:
     for row in TrajectoryFiles(path / "trajectories").read():
         if not row["valid"] or row["problem"] not in known:
             continue
+        if row["interrupted"]:
+            raise UserError(
+                f"{path}: the play {row['id']!r} was interrupted, and its words do not say which "
+                f"of them were put in: record plays with their tokens, by upslope eval {path} "
+                "--record FILE --split train, and give that file"
+            )
         problem = known[row["problem"]]
         asked = len(problem.messages) or 1  # a raw prompt is a message of its own
         group = f"{row['step']}/{row['stage']}/{row['problem']}/{row['visit']}"

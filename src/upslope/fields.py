@@ -9,17 +9,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import takewhile
 from math import isfinite
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
-from upslope.types import Message, Problem, Segment, Turn, UserError
+from upslope.types import Message, Problem, Segment, StopReason, Turn, UserError
 
 Fields = Mapping[str, Any]
+REASONS: tuple[StopReason, ...] = get_args(StopReason)
 
 
-def problem_of(row: Fields, where: str, number: int, answer: str) -> Problem:
-    """What was asked: ``prompt`` (text or messages) or ``messages``; ``stop``; ``id``."""
+def problem_of(row: Fields, where: str, answer: str) -> Problem:
+    """What was asked: ``prompt`` (text or messages) or ``messages``; ``stop``; ``id``, or ""."""
     prompt, messages, stop = row.get("prompt", ""), row.get("messages", []), row.get("stop", [])
     if not isinstance(prompt, str | list) or not isinstance(messages, list):
         raise UserError(f'{where}: "prompt" must be a string or messages, and "messages" a list')
@@ -30,7 +31,7 @@ def problem_of(row: Fields, where: str, number: int, answer: str) -> Problem:
     if not isinstance(stop, list) or not all(isinstance(s, str) and s for s in stop):
         raise UserError(f'{where}: "stop" must be a list of strings')
     asked = dialogue_of(messages, "messages", where)
-    return Problem(str(row.get("id", number)), asked, prompt, tuple(stop), answer=answer)
+    return Problem(str(row.get("id", "")), asked, prompt, tuple(stop), answer=answer)
 
 
 def dialogue_of(given: Sequence[Any], name: str, where: str) -> tuple[Message, ...]:
@@ -107,8 +108,9 @@ def won_of(row: Fields, where: str) -> tuple[float, float]:
 
 
 def segments_of(row: Fields, where: str) -> tuple[tuple[Segment, ...], tuple[Turn, ...]]:
-    """The token rows of a play, each with its turns: [start, stop] or [start, stop, reward].
+    """The token rows of a play, each with its turns: [start, stop, reward, stop reason].
 
+    The last or the last two may be left out: nothing was earned, and it ended by itself.
     ``logprobs``: one for each token of the turns, in order; NaN where they are not known. Nothing
     where the row has no ``segments``.
     """
@@ -134,24 +136,44 @@ def segments_of(row: Fields, where: str) -> tuple[tuple[Segment, ...], tuple[Tur
 
 def segment_row(turns: Sequence[Turn], segment: Segment, at: int) -> dict[str, Any]:
     """A segment as ``segments_of`` reads it."""
-    own = [[t.start, t.stop, t.reward] for t in turns if t.segment == at]
+    own = [[t.start, t.stop, t.reward, t.stop_reason] for t in turns if t.segment == at]
     said = segment.engine_logprobs[segment.trained].tolist()
     return {"tokens": segment.tokens.tolist(), "turns": own, "logprobs": said}
 
 
 def _turns(one: Fields, at: int, length: int, temperature: float, where: str) -> Iterator[Turn]:
-    last, spans = 1, one.get("turns")
+    last, reason, spans = 1, REASONS[0], one.get("turns")
     for given in spans if isinstance(spans, list) else [None]:
-        span = given if isinstance(given, list) else []
-        numbers = len(span) in (2, 3) and all(type(n) in (int, float) for n in span)
-        if not numbers or not last <= span[0] < span[1] <= length:
+        start, stop, earned, reason = _span(given, where)
+        if not last <= start < stop <= length:
             raise UserError(
-                f'{where}: "turns" must be [start, stop] or [start, stop, reward] in order, after '
-                f"at least one token of a prompt and within the {length} tokens, got {given}"
+                f'{where}: "turns" must be in order, after at least one token of a prompt and '
+                f"within the {length} tokens, got {given}"
             )
-        start, last = int(span[0]), int(span[1])
-        earned = float(span[2]) if len(span) == 3 else 0.0
-        yield Turn(at, start, last, "stop", temperature, earned)
+        last = stop
+        yield Turn(at, start, stop, reason, temperature, earned)
+    # What goes on after an interruption is the same reply, in the same row.
+    if reason == "interrupted":
+        raise UserError(
+            f'{where}: the last of "turns" is "interrupted", and nothing was said after it: give '
+            'the turn that went on, or "length"'
+        )
+
+
+def _span(given: Any, where: str) -> tuple[int, int, float, StopReason]:
+    """Start, stop, reward and stop reason of a turn."""
+    span = given if isinstance(given, list) else []
+    numbers, reasons = span[:3], span[3:] or ["stop"]
+    known = [reason for reason in REASONS if reasons == [reason]]
+    # A column of Parquet has one type, so that a start may be 1.0 there.
+    whole = len(numbers) > 1 and all(type(n) in (int, float) and isfinite(n) for n in numbers)
+    if not whole or not known:
+        raise UserError(
+            f'{where}: "turns" must be [start, stop], [start, stop, reward] or [start, stop, '
+            f"reward, stop reason], of which reasons are {', '.join(REASONS)}, got {given}"
+        )
+    earned = float(numbers[2]) if len(numbers) == 3 else 0.0
+    return int(numbers[0]), int(numbers[1]), earned, known[0]
 
 
 def _segment(one: Fields, tokens: Sequence[int], turns: Sequence[Turn], where: str) -> Segment:

@@ -16,9 +16,11 @@ from upslope.learner import Learner
 from upslope.models.flops import activation_bytes
 from upslope.models.policy import Policy
 from upslope.offpolicy import Hindsight, Replay, hindsight
+from upslope.origins import refuse_longer
 from upslope.settings import Learner as LearnerSettings
 from upslope.sources import Recorded
 from upslope.trial import opened
+from upslope.turns import replies
 from upslope.types import Group, UserError, graded
 
 
@@ -37,7 +39,9 @@ def evaluate_recorded(model: str, path: str) -> list[str]:
             'give each segment "logprobs", or record by upslope eval MODEL --record FILE'
         )
     policy, _ = opened(model)
-    recorded = Recorded(shown, Chat(policy.tokenizer, policy.eos), 0)
+    chat = Chat(policy.tokenizer, policy.eos)
+    refuse_longer(shown, chat, model, policy.context)
+    recorded = Recorded(shown, chat, 0)
     return lines(model, path, hindsight([*replays(policy, recorded.all())]))
 
 
@@ -51,17 +55,19 @@ def replays(policy: Policy, groups: Sequence[Group]) -> Iterator[Replay]:
     apart = torch.where(batch.trained, batch.old_logprobs - batch.engine_logprobs, 0.0).double()
     rows = iter(apart.numpy())
     for t in (t for group in groups for t in group.trajectories):
-        so_far, ratios = 0.0, list[float]()
+        so_far, ratios, earned = 0.0, dict[int, float](), dict[int, float]()
         for at, segment in enumerate(t.segments):
             if not segment.trained.any():
                 continue
             row = next(rows)
-            for turn in (turn for turn in t.turns if turn.segment == at):
-                so_far += float(row[turn.start : turn.stop].sum())
-                ratios.append(so_far)
-        earned = [turn.reward for turn in t.turns[:-1]]
-        rewards = (*earned, graded(t).total - sum(earned))
-        yield Replay(t.problem.id, tuple(ratios), rewards)
+            for number, turn in replies(t):
+                if turn.segment == at:
+                    so_far += float(row[turn.start : turn.stop].sum())
+                    ratios[number] = so_far
+                    earned[number] = earned.get(number, 0.0) + turn.reward
+        before = [*earned.values()][:-1]
+        rewards = (*before, graded(t).total - sum(before))
+        yield Replay(t.problem.id, tuple(ratios.values()), rewards)
 
 
 def lines(model: str, path: str, seen: Hindsight) -> list[str]:

@@ -62,6 +62,11 @@ def hindsight(replays: Sequence[Replay]) -> Hindsight:
     ordinary one where only the last earns (Precup, Sutton and Singh, 2000).
     """
     names, member = np.unique([r.problem for r in replays], return_inverse=True)
+    if len(names) == 1:
+        raise UserError(
+            f"all recorded plays are of one problem, {replays[0].problem!r}, and an interval over "
+            "problems needs at least two: record plays of others as well"
+        )
     ratio = np.exp([min(r.ratios[-1], 50.0) for r in replays])
     total = np.array([r.total for r in replays])
     share = 1 / np.bincount(member)[member]  # every problem counts as much

@@ -20,7 +20,7 @@ from upslope.grading import grade
 from upslope.learner import Learner
 from upslope.models.logprobs import unpacked
 from upslope.overlap import overlap
-from upslope.sources import spoken
+from upslope.recite import spoken
 from upslope.tally import Tally
 from upslope.types import Env, Group, Problem, UserError
 

@@ -25,7 +25,7 @@ from upslope.models.layers import known
 from upslope.models.load import adapted, count, load
 from upslope.names import engine_of
 from upslope.optional import critic_of
-from upslope.origins import source_of
+from upslope.origins import refuse_longer, source_of
 from upslope.provenance import RecordedSettings
 from upslope.recipe import Recipe
 from upslope.result import Accuracy, StageResult
@@ -198,6 +198,7 @@ class Session:
         """Refuse an env without problems to train on, and a context that the model has no room for,
         before anything is spent."""
         refuse_recorded(one)
+        refuse_longer(one.recorded(), self.chat, self.recipe.model, self.policy.context)
         if not self.trained_on(one):
             raise UserError("the env has no problems in its train split: give it more")
         longest = max(

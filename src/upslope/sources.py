@@ -3,31 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import json
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import astuple, replace
+from functools import cached_property
 from typing import Any
-
-import numpy as np
 
 from upslope.chat import Chat
 from upslope.curriculum import Curriculum, Heat, order
 from upslope.demonstrations import Demonstration, sets
+from upslope.recite import recited
 from upslope.rollout import Player
-from upslope.seeds import seed_of
-from upslope.segments import Rows
-from upslope.types import (
-    Completion,
-    Group,
-    Message,
-    Metrics,
-    Problem,
-    Reward,
-    Segment,
-    Trajectory,
-    Turn,
-    UserError,
-)
+from upslope.types import Group, Metrics, Problem, Reward, UserError
 
 
 class Rollouts:
@@ -174,11 +163,11 @@ class Recorded:
 
     def state(self) -> Mapping[str, Any]:
         """How many groups were taken, and of which."""
-        return {"taken": self.taken, "replies": self._name()}
+        return {"taken": self.taken, "replies": self._name}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Continue after that many; UserError where the replies are not the same ones."""
-        if state["replies"] != self._name():
+        if state["replies"] != self._name:
             raise UserError(
                 "the recorded replies are not those that the run was begun with: give it the same "
                 "data and settings, or train without --resume"
@@ -188,10 +177,15 @@ class Recorded:
     async def close(self) -> None:
         """Nothing is underway."""
 
+    @cached_property
     def _name(self) -> int:
-        plays = [one for members in self.sets for one in members]
-        said = ((one.problem.id, one.reply, str(one.reward)) for one in plays)
-        return seed_of("replies", *(part for play in said for part in play))
+        """Of all that is learned from, the same in every process."""
+        found = hashlib.blake2b(digest_size=8)
+        for members in self.sets:
+            found.update(b"%d plays" % len(members))
+            for one in members:
+                _told(one, found.update)
+        return int.from_bytes(found.digest(), "big") >> 1
 
     def _group(self, shown: Sequence[Demonstration], visit: int, version: int) -> Group:
         problem = shown[0].problem
@@ -218,60 +212,18 @@ class Recorded:
                 )
 
 
-def spoken(
-    chat: Chat, problem: Problem, reply: str, visit: int = 0, version: int = 0, cut: bool = False
-) -> Trajectory:
-    """A trajectory in which a given reply was said; its tokens are trained.
-
-    ``cut``: nothing ends it.
-    """
-    messages = chat.messages(problem)
-    prompt = chat.encode(messages)
-    tokens = [*prompt, *chat.reply(reply, ("",) if cut else problem.stop)]
-    trained = np.arange(len(tokens)) >= len(prompt)
-    segment = Segment(
-        np.array(tokens, dtype=np.int32),
-        trained,
-        np.where(trained, np.nan, 0.0).astype(np.float32),
-        np.where(trained, version, -1).astype(np.int32),
-    )
-    turn = Turn(0, len(prompt), len(tokens), "length" if cut else "stop")
-    said = {"role": "assistant", "content": reply}
-    return Trajectory(problem, visit, 0, (segment,), (turn,), (*messages, said))
-
-
-def recited(chat: Chat, shown: Demonstration, visit: int, version: int) -> Trajectory:
-    """A recorded play as a trajectory: its own tokens, or its words in the chat's."""
-    problem = shown.problem
-    messages = chat.messages(problem)
-    if shown.segments:
-        segments = tuple(
-            replace(s, versions=np.where(s.trained, version, -1)) for s in shown.segments
-        )
-        said = shown.said or ({"role": "assistant", "content": shown.reply},)
-        return Trajectory(problem, visit, 0, segments, shown.turns, (*messages, *said))
-    if not shown.said:
-        return spoken(chat, problem, shown.reply, visit, version, shown.cut)
-    rows, past = Rows(chat.encode(messages)), list(messages)
-    for place, message in enumerate(shown.said):
-        if message["role"] == "assistant":
-            if place:
-                _answered(chat, rows, past)
-            last = shown.cut and message is shown.said[-1]
-            tokens = chat.reply(message["content"], ("",) if last else problem.stop)
-            blank = np.full(len(tokens), np.nan, dtype=np.float32)
-            versions = np.full(len(tokens), version, dtype=np.int32)
-            rows.sampled(Completion(np.array(tokens), blank, versions, "stop"), 1.0)
-        past.append(message)
-    if shown.cut:
-        rows.ended("length")
-    return Trajectory(problem, visit, 0, tuple(rows.closed()), tuple(rows.turns), tuple(past))
-
-
-def _answered(chat: Chat, rows: Rows, past: Sequence[Message]) -> None:
-    """What came between two turns, in this segment or, where the past was rewritten, a new one."""
-    longer = chat.extend(rows.tokens, past)
-    if longer is None:
-        rows.rewritten(chat.encode(past))
-    else:
-        rows.extended(longer)
+def _told(one: Demonstration, tell: Callable[[bytes], None]) -> None:
+    """All that training reads of a play; per-token arrays as the bytes that they are."""
+    problem, arrays = one.problem, []
+    for s in one.segments:
+        arrays += [s.tokens.tobytes(), s.trained.tobytes(), s.engine_logprobs.tobytes()]
+    words = [
+        [problem.id, problem.env, problem.prompt, problem.stop],
+        [dict(message) for message in (*problem.messages, *one.said)],
+        [len(problem.messages), one.reply, one.reward, one.cut],
+        [astuple(turn) for turn in one.turns],
+        [len(array) for array in arrays],
+    ]
+    tell(json.dumps(words, sort_keys=True, default=str).encode())
+    for array in arrays:
+        tell(array)

@@ -18,11 +18,16 @@ ROWS_IN_PART = 2000
 TEXT = ("id", "stage", "problem", "text", "reason", "stop")
 NUMBERS = ("step", "visit", "member", "tokens", "version")
 TABLES = ("messages", "parts", "costs")
-COLUMNS = (*TEXT, *NUMBERS, "reward", "valid", *TABLES)
+TRUTHS = ("valid", "interrupted")
+COLUMNS = (*TEXT, *NUMBERS, "reward", *TRUTHS, *TABLES)
+LATER: dict[str, Any] = {"interrupted": None}  # older runs do not have it: nobody knows
 
 
 def trajectory_row(step: int, stage: str, trajectory: Trajectory) -> dict[str, Any]:
-    """A trajectory as a row; its id is step/stage/problem/visit/member, and /greedy where it is."""
+    """A trajectory as a row; its id is step/stage/problem/visit/member, and /greedy where it is.
+
+    ``interrupted``: whether its messages have words in replies that the policy did not say.
+    """
     problem, visit, member = trajectory.problem.id, trajectory.visit, trajectory.member
     reward, turns = trajectory.reward, trajectory.turns
     greedy = "/greedy" if turns and turns[-1].temperature == 0 else ""
@@ -41,6 +46,7 @@ def trajectory_row(step: int, stage: str, trajectory: Trajectory) -> dict[str, A
         "valid": reward.valid if reward else False,
         "reason": reward.reason if reward else "",
         "stop": turns[-1].stop_reason if turns else "",
+        "interrupted": any(turn.stop_reason == "interrupted" for turn in turns),
         "tokens": trajectory.length,
         "version": trajectory.version,
     }
@@ -72,7 +78,7 @@ class TrajectoryFiles:
 
     def compact(self) -> None:
         """Move the tail's rows into a new part; the part is whole before the tail is emptied."""
-        rows = read_rows(self._tail)
+        rows = self._waiting_rows()
         if rows:
             newest = self._parts()[-1].stem if self._parts() else "part-00000"
             number = int(newest.removeprefix("part-")) + 1
@@ -83,7 +89,7 @@ class TrajectoryFiles:
     def recover(self) -> None:
         """After a kill: drop a half row, and rows of the tail that the newest part already has."""
         drop_half_row(self._tail)
-        rows = read_rows(self._tail)
+        rows = self._waiting_rows()
         moved = _moved(rows, [_read_part(part) for part in self._parts()[-1:]])
         if moved:
             replace_file(self._tail, b"".join(json.dumps(r).encode() + b"\n" for r in rows[moved:]))
@@ -99,7 +105,7 @@ class TrajectoryFiles:
                 part.unlink()
             else:
                 replace_file(part, _parquet(kept))
-        tail = read_rows(self._tail)[:left]
+        tail = self._waiting_rows()[:left]
         if self._tail.exists():
             replace_file(self._tail, b"".join(json.dumps(r).encode() + b"\n" for r in tail))
         self._waiting = len(tail)
@@ -107,9 +113,13 @@ class TrajectoryFiles:
     def read(self, stage: str | None = None) -> list[dict[str, Any]]:
         """All rows, oldest first, or those of one ``stage`` alone."""
         # The tail first: rows that a writer moves meanwhile are then in both, not in neither.
-        tail = [row for row in read_rows(self._tail) if stage in (None, row["stage"])]
+        tail = [row for row in self._waiting_rows() if stage in (None, row["stage"])]
         parts = [_read_part(part, stage) for part in self._parts()]
         return [row for part in parts for row in part] + tail[_moved(tail, parts) :]
+
+    def _waiting_rows(self) -> list[dict[str, Any]]:
+        """The tail's."""
+        return [LATER | row for row in read_rows(self._tail)]
 
     def _parts(self) -> list[Path]:
         return sorted(self._folder.glob("part-*.parquet"))
@@ -130,7 +140,7 @@ def _parquet(rows: Sequence[Mapping[str, Any]]) -> bytes:
     import pyarrow.parquet as pq
 
     kinds = dict.fromkeys((*TEXT, *TABLES), pa.string()) | dict.fromkeys(NUMBERS, pa.int64())
-    kinds |= {"reward": pa.float64(), "valid": pa.bool_()}
+    kinds |= {"reward": pa.float64()} | dict.fromkeys(TRUTHS, pa.bool_())
     columns = {name: [row[name] for row in rows] for name in COLUMNS}
     columns |= {name: [json.dumps(table) for table in columns[name]] for name in TABLES}
     schema = pa.schema([(name, kinds[name]) for name in COLUMNS])
@@ -144,4 +154,4 @@ def _read_part(path: Path, stage: str | None = None) -> list[dict[str, Any]]:
 
     wanted = None if stage is None else [("stage", "==", stage)]
     rows: list[dict[str, Any]] = pq.read_table(path, filters=wanted).to_pylist()
-    return [row | {name: json.loads(row[name]) for name in TABLES} for row in rows]
+    return [LATER | row | {name: json.loads(row[name]) for name in TABLES} for row in rows]
