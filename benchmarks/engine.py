@@ -31,6 +31,7 @@ from upslope.envs.prices import Prices
 from upslope.machine import peak_memory
 from upslope.models.load import load
 from upslope.models.policy import Policy
+from upslope.models.products import product
 from upslope.types import Sampling
 
 Sampler = Callable[[], int]
@@ -93,8 +94,8 @@ def seconds(work: Callable[[], object]) -> float:
 def speeds() -> tuple[float, float]:
     """FLOPs of a product and bytes read from memory, for each CPU-second, about."""
     a, b, long = torch.randn(2048, 1024), torch.randn(1024, 1024), torch.ones(2**27)
-    product = min(seconds(lambda: a @ b) for _ in range(5))
-    return 2 * a.numel() * 1024 / product, long.nbytes / min(seconds(long.sum) for _ in range(3))
+    least = min(seconds(lambda: product(a, b)) for _ in range(5))
+    return 2 * a.numel() * 1024 / least, long.nbytes / min(seconds(long.sum) for _ in range(3))
 
 
 def limits(policy: Policy, args: argparse.Namespace) -> tuple[float, float]:

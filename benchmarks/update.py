@@ -38,6 +38,7 @@ from upslope.models.layers import known
 from upslope.models.load import load
 from upslope.models.packing import pack
 from upslope.models.policy import Policy
+from upslope.models.products import product
 from upslope.settings import Learner as Settings
 from upslope.types import Group, Problem, Reward, Segment, Trajectory, Turn
 
@@ -81,12 +82,12 @@ def limit(policy: Policy, batch: Batch) -> float:
     packed, cost = pack(batch.tokens, batch.length), policy.cost
     pairs = float((packed.positions + 1).sum())
     flops = 3 * cost.forward(len(packed.tokens), pairs, int(batch.trained.sum()))
-    x, w, out = torch.ones(512, 576), torch.ones(576, 1536), torch.empty(512, 1536)
+    x, w = torch.ones(512, 576), torch.ones(576, 1536)
     seen = []
     for _ in range(20):
         start = time.process_time()
         for _ in range(20):
-            torch.mm(x, w, out=out)
+            product(x, w)
         seen.append(20 * 2 * x.shape[0] * w.numel() / (time.process_time() - start))
     return flops / statistics.median(seen)
 

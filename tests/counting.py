@@ -7,12 +7,14 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop, sdpa_flop
 
+from upslope.models import products
+
 aten = torch.ops.aten
 
 
 def counter() -> FlopCounterMode:
-    """A counter that also counts fused CPU attention, as on CUDA, in-place ``addmm_``, and the
-    products of experts, as transformers runs them."""
+    """A counter that also counts fused CPU attention, as on CUDA, in-place ``addmm_``, oneDNN's
+    products, and those of experts, as transformers runs them."""
 
     def forward(q: Any, k: Any, v: Any, *rest: Any, **named: Any) -> int:
         return sdpa_flop(q, k, v)
@@ -27,9 +29,13 @@ def counter() -> FlopCounterMode:
         """[n, in] with [experts, in, out]; or backward, to a weight: [in, n] with [n, out]."""
         return int(2 * a[0] * a[1] * b[-1])
 
+    def linear(x: Any, weight: Any, *rest: Any, **named: Any) -> int:
+        return int(2 * x[0] * x[1] * weight[0])
+
     return FlopCounterMode(
         display=False,
         custom_mapping={
+            **({torch.ops.mkldnn._linear_pointwise: linear} if products.there() else {}),
             aten._scaled_dot_product_flash_attention_for_cpu: forward,
             aten._scaled_dot_product_flash_attention_for_cpu_backward: backward,
             aten.addmm_: addmm,

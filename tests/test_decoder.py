@@ -64,6 +64,7 @@ class Rows:
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}
 
 
+@pytest.mark.usefixtures("library")
 @pytest.mark.parametrize("name", NAMES)
 def test_logits_equal_transformers_as_rows_join_and_leave(name: str) -> None:
     rows = Rows(policy(name))
@@ -79,6 +80,7 @@ def test_logits_equal_transformers_as_rows_join_and_leave(name: str) -> None:
     rows.step(1)
 
 
+@pytest.mark.usefixtures("library")
 @pytest.mark.parametrize("name", ["llama", "qwen2"])
 def test_merged_cohorts_and_long_rows_keep_their_numbers(name: str) -> None:
     rows = Rows(policy(name))
@@ -143,6 +145,7 @@ def test_a_packed_policy_is_still_decoded_by_the_fallback() -> None:
     rows.step(2)
 
 
+@pytest.mark.usefixtures("library")
 @pytest.mark.parametrize("name", NAMES)
 def test_checksum_is_the_policys_and_follows_every_number(name: str) -> None:
     p = policy(name)
@@ -155,6 +158,7 @@ def test_checksum_is_the_policys_and_follows_every_number(name: str) -> None:
         assert checksum(d.tensors()) == checksum(p.tensors())
 
 
+@pytest.mark.usefixtures("library")
 @pytest.mark.parametrize("name", ["llama", "gpt2"])
 def test_loading_is_in_place_and_refuses_what_does_not_correspond(name: str) -> None:
     p, q = policy(name), policy(name, seed=1)

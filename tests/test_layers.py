@@ -67,6 +67,7 @@ def assert_as_the_modules_are(policy: Policy, passes: int = 1) -> None:
     torch.testing.assert_close(got, want, atol=3e-6, rtol=1e-4)
 
 
+@pytest.mark.usefixtures("library")
 @pytest.mark.parametrize("kind", CONFIGS)
 @pytest.mark.parametrize("passes", [1, 3])
 def test_values_and_gradients_are_those_of_the_modules(kind: str, passes: int) -> None:
@@ -74,6 +75,7 @@ def test_values_and_gradients_are_those_of_the_modules(kind: str, passes: int) -
     assert_as_the_modules_are(policy_of(kind), passes)
 
 
+@pytest.mark.usefixtures("library")
 def test_a_gradient_is_added_to_where_it_lies() -> None:
     policy = policy_of("qwen3")
     gradients(policy)

@@ -20,6 +20,7 @@ from upslope.models.panels import blocks, product
 from upslope.models.policy import Policy
 from upslope.models.prefill import Prefill, common_start
 from upslope.models.prefixes import Prefix, Prefixes
+from upslope.models.products import add_decoded, decoded
 
 PASS_TOKENS = 4096  # of one prefill pass, padding included: bounds its activations
 MOST_COHORTS = 4  # each costs its own attention calls in every layer
@@ -167,18 +168,14 @@ class Decoder:
         cos, sin = self._cos[position][:, None], self._sin[position][:, None]
         for index, layer in enumerate(w.layers):
             h = self._normed(x, layer.before)
-            h = (
-                h @ layer.qkv
-                if layer.qkv_bias is None
-                else torch.addmm(layer.qkv_bias, h, layer.qkv)
-            )
+            h = decoded(h, layer.qkv, layer.qkv_bias)
             qk, v = h.view(len(x), -1, w.size).split(split, 1)
             if layer.q_norm is not None and layer.k_norm is not None:
                 q, k = qk.split((w.heads, w.kv), 1)
                 qk = torch.cat((self._within(q, layer.q_norm), self._within(k, layer.k_norm)), 1)
             qk = _rotated(qk, cos, sin)
             out = attend(index, qk[:, : w.heads], qk[:, w.heads :], v)
-            x.addmm_(out.reshape(len(x), -1), layer.out)
+            add_decoded(x, out.reshape(len(x), -1), layer.out)
             x = layer.mlp(x, self._normed(x, layer.after))
         return x
 

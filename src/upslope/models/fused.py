@@ -23,6 +23,7 @@ from transformers import (
 
 from upslope.models.feedforward import Dense, Experts
 from upslope.models.panels import WIDEST, width
+from upslope.models.products import by_onednn
 
 DENSE = (LlamaForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM)
 SPARSE = (MixtralForCausalLM, OlmoeForCausalLM, Qwen2MoeForCausalLM, Qwen3MoeForCausalLM)
@@ -128,10 +129,18 @@ class Weights:
 
     def _panels(self, *names: str) -> Tensor:
         """A [panels, inputs, width] buffer for tensors [outputs, inputs] of one shape, of which
-        each panel has an equal part."""
+        each panel has an equal part; a single panel where that is not slower.
+
+        A single tensor in a single panel lies as it came: it may be an embedding, whose rows are
+        read.
+        """
         outputs, inputs = self._shapes[names[0]]
-        part = width(outputs, WIDEST // len(names)) if self._device.type == "cpu" else outputs
-        buffer = self._buffer(outputs // part, inputs, len(names) * part)
+        part, buffer = outputs, self._buffer(1, inputs, len(names) * outputs)
+        if self._device.type == "cpu" and not by_onednn(buffer):
+            part = width(outputs, WIDEST // len(names))
+            buffer = self._buffer(outputs // part, inputs, len(names) * part)
+        elif len(names) == 1:
+            buffer = self._buffer(1, outputs, inputs).mT
         parts = buffer.transpose(1, 2).split(part, 1)
         self.slots.update(zip(names, parts, strict=True))
         return buffer

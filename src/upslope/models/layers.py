@@ -19,6 +19,7 @@ from transformers import LlamaForCausalLM, PreTrainedModel, Qwen2ForCausalLM, Qw
 
 from upslope.models.attention import attended
 from upslope.models.packing import Packed
+from upslope.models.products import add_product, linear, product
 
 FAMILIES = (LlamaForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM)
 Grads = tuple[Tensor | None, ...]
@@ -137,7 +138,7 @@ class Projected(torch.autograd.Function):
     ) -> tuple[Tensor, ...]:
         scale = _scale(x, place.eps)
         h = (x * scale).mul_(norm)
-        q, k, v = (F.linear(h, *pair).unflatten(1, (-1, place.size)) for pair in _pairs(matrices))
+        q, k, v = (linear(h, *pair).unflatten(1, (-1, place.size)) for pair in _pairs(matrices))
         raw: list[Tensor | None] = [None] * 4
         if q_norm is not None and k_norm is not None:
             raw = [q, _scale(q, place.eps), k, _scale(k, place.eps)]
@@ -163,8 +164,8 @@ class Projected(torch.autograd.Function):
         h, to_h, found = unit * norm, torch.zeros_like(x), list[Tensor | None]()
         for grad, (weight, bias) in zip(ours, _pairs(matrices), strict=True):
             flat = grad.flatten(1)
-            to_h.addmm_(flat, weight)
-            found += [product(weight, flat, h), None if bias is None else flat.sum(0)]
+            add_product(to_h, flat, weight)
+            found += [of_weight(weight, flat, h), None if bias is None else flat.sum(0)]
         to_x, to_norm = _norm_back(to_h, unit, norm, scale)
         return None, to_x, to_norm, *to_norms, *found
 
@@ -178,12 +179,12 @@ class Fed(torch.autograd.Function):
         ctx: Any, eps: float, x: Tensor, out: Tensor, norm: Tensor, *matrices: Tensor | None
     ) -> Tensor:
         project, gate, up, down = _pairs(matrices)
-        x = F.linear(out, *project).add_(x)
+        x = linear(out, *project).add_(x)
         scale = _scale(x, eps)
         h = (x * scale).mul_(norm)
-        gates, ups = F.linear(h, *gate), F.linear(h, *up)
+        gates, ups = linear(h, *gate), linear(h, *up)
         ctx.save_for_backward(x, out, norm, scale, gates, ups, *matrices)
-        return F.linear(F.silu(gates).mul_(ups), *down).add_(x)
+        return linear(F.silu(gates).mul_(ups), *down).add_(x)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Grads:
@@ -191,20 +192,20 @@ class Fed(torch.autograd.Function):
         x, out, norm, scale, gates, ups, *matrices = ctx.saved_tensors
         project, gate, up, down = _pairs(matrices)
         act = F.silu(gates)
-        found = [product(down[0], grad, act * ups), None if down[1] is None else grad.sum(0)]
-        inner = grad @ down[0]
+        found = [of_weight(down[0], grad, act * ups), None if down[1] is None else grad.sum(0)]
+        inner = product(grad, down[0])
         to_up = act.mul_(inner)
         to_gate = torch.ops.aten.silu_backward(inner.mul_(ups), gates)
         unit = x * scale
         h = unit * norm
-        to_h = (to_gate @ gate[0]).addmm_(to_up, up[0])
+        to_h = add_product(product(to_gate, gate[0]), to_up, up[0])
         for to, (weight, bias) in ((to_up, up), (to_gate, gate)):
-            found = [product(weight, to, h), None if bias is None else to.sum(0), *found]
+            found = [of_weight(weight, to, h), None if bias is None else to.sum(0), *found]
         to_x, to_norm = _norm_back(to_h, unit, norm, scale)
         to_x += grad
         weight, bias = project
-        found = [product(weight, to_x, out), None if bias is None else to_x.sum(0), *found]
-        return None, to_x, to_x @ weight, to_norm, *found
+        found = [of_weight(weight, to_x, out), None if bias is None else to_x.sum(0), *found]
+        return None, to_x, product(to_x, weight), to_norm, *found
 
 
 def gradient(parameter: Tensor) -> Tensor | None:
@@ -214,15 +215,15 @@ def gradient(parameter: Tensor) -> Tensor | None:
     return parameter.grad
 
 
-def product(weight: Tensor, to: Tensor, x: Tensor) -> Tensor | None:
+def of_weight(weight: Tensor, to: Tensor, x: Tensor) -> Tensor | None:
     """The gradient of ``weight`` [out in] from that of its products [n out] with x [n in]; None
     where it was added to what is there."""
     if not weight.requires_grad:
         return None
     there = gradient(weight)
     if there is None:
-        return to.t() @ x
-    there.addmm_(to.t(), x)
+        return product(to.t(), x)
+    add_product(there, to.t(), x)
     return None
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from upslope.models import attention, layers
 from upslope.models.policy import Policy
+from upslope.models.products import add_product, alike, linear, product
 from upslope.models.trunk import Predicting, Work, predicting
 from upslope.types import UserError
 
@@ -80,7 +81,7 @@ def prepare(policy: Policy) -> None:
     length = torch.tensor([5, 4, 5])
     needed = torch.arange(5)[None] < length[:, None]
     ones = torch.ones(tokens.shape)
-    with torch.no_grad():
+    with torch.no_grad(), alike():
         logits = policy.model(tokens.to(policy.model.device)).logits[:, :-1].float()
         true = logits.log_softmax(-1).cpu().gather(-1, tokens[:, 1:, None])[..., 0]
         true = torch.nn.functional.pad(true, (1, 0)) * needed
@@ -194,7 +195,7 @@ class HeadLogprobs(torch.autograd.Function):
                 out = logp.exp_().mul_(-wanted[:, None])
             here, column = _targets(targets, part)
             out[here, column] += wanted[here]
-            to_states += out.to(ctx.dtype) @ weight[part].to(ctx.dtype)
+            to_states += product(out.to(ctx.dtype), weight[part].to(ctx.dtype))
             if to_weight is not None:
                 _add_product(to_weight[part], out, states.float(), fresh=there is None)
             if to_bias is not None:
@@ -206,12 +207,12 @@ class HeadLogprobs(torch.autograd.Function):
 def _add_product(into: Tensor, out: Tensor, states: Tensor, fresh: bool) -> None:
     """Add the gradient of a part of the weight to what is there, or write it there."""
     if into.dtype != out.dtype:
-        product = out.t() @ states
-        into.copy_(product if fresh else into + product)
+        found = product(out.t(), states)
+        into.copy_(found if fresh else into + found)
     elif fresh:
-        torch.mm(out.t(), states, out=into)
+        into.copy_(product(out.t(), states))
     else:
-        into.addmm_(out.t(), states)
+        add_product(into, out.t(), states)
 
 
 def _parts(weight: Tensor, states: int) -> Iterator[slice]:
@@ -236,7 +237,7 @@ def _logits(
     dtype: torch.dtype,
 ) -> Tensor:
     """In float32 from here on, whatever the head's product was computed in."""
-    logits = (states.to(dtype) @ weight[part].to(dtype).t()).float()
+    logits = linear(states.to(dtype), weight[part].to(dtype)).float()
     if bias is not None:
         logits += bias[part].float()
     return logits.div_(temperature[:, None])

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from upslope.models.products import decoded
+
 WIDEST = 192  # columns of a panel: a multiple of a vector, and few enough for the cache
 STEP = 32  # what torch computes at once; elements beyond a multiple of it go one by one
 CACHE = 2**21  # bytes of a core's own cache
@@ -23,6 +25,8 @@ def width(columns: int, widest: int = WIDEST) -> int:
 
 def product(x: Tensor, panels: Tensor) -> Tensor:
     """``x`` [n, in] by a matrix in ``panels`` [panels, in, width]: [panels, n, width]."""
+    if len(panels) == 1:
+        return decoded(x, panels[0])[None]
     return torch.bmm(x.expand(len(panels), *x.shape), panels)
 
 
@@ -35,5 +39,7 @@ def blocks(logits: Tensor) -> Tensor:
     if wide <= WIDEST:
         return logits.transpose(0, 1)
     block = width(wide) if width(wide) <= WIDEST else WIDEST
-    filled = F.pad(logits.transpose(0, 1), (0, -wide % block), value=-torch.inf)
+    filled = logits.transpose(0, 1)
+    if wide % block:
+        filled = F.pad(filled, (0, -wide % block), value=-torch.inf)
     return filled.reshape(n, panels * -(-wide // block), block)
