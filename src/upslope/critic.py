@@ -31,13 +31,14 @@ class Critic:
     ``rate``: their learning rate, in those of the policy's. ``weight``: their loss's.
 
     ``form``: one number, or probabilities of ``bins`` values from ``low`` to ``high`` (arXiv:
-    2403.03950), which should reach some bins beyond what can be earned: ``critic/outside_share``. ``clip``: how far a value
-    may move from the stored one and still lower its loss (arXiv:1707.06347). ``polyak``: part of
-    the way that a copy of the heads, which stored values come from, follows them in each update; 0
-    is no copy. ``twin``: two heads that each learn from half of the replies, and the lower value
-    counts (arXiv:1802.09477). ``l2``: pulls weights to where they started (arXiv:2308.11958).
-    ``conservative``: times the value is added to its loss, and times -log softmax of Q (CQL,
-    arXiv:2006.04779) to Q's. ``decode``: sample from log policy + decode (Q - V); 0 is the policy.
+    2403.03950), which should reach some bins beyond what can be earned (``critic/outside_share``).
+    ``clip``: how far a value may move from the stored one and still lower its loss (arXiv:
+    1707.06347). ``polyak``: part of the way that a copy of the heads, which stored values come
+    from, follows them in each update; 0 is no copy. ``twin``: two heads that each learn from half
+    of the replies, and the lower value counts (arXiv:1802.09477). ``l2``: pulls weights to where
+    they started (arXiv:2308.11958). ``conservative``: times the value is added to its loss, and
+    times -log softmax of Q (CQL, arXiv:2006.04779) to Q's. ``decode``: sample from log policy +
+    decode (Q - V); 0 is the policy.
 
     ``gate``: explained variance that values must reach before the policy learns (arXiv:2503.01491),
     within ``pretrain`` steps; below ``floor`` it waits once more.
