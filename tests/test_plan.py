@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from upslope.accelerators import ACCELERATORS, Accelerator, Load
-from upslope.envs.episodes import answers_once
 from upslope.models.policy import checksum
 from upslope.pace import SECONDS, STEPS, WARM, Alternating, Clock, Pace, _pace, _small, paces
 from upslope.plan import _spent, _time, lines
@@ -83,9 +82,9 @@ def test_a_later_stage_is_tried_as_long_as_what_was_demonstrated(made: Session) 
     # "7" and its end, or "12" and its end; the recipe would allow 9 tokens.
     assert (rollout.problems, rollout.max_tokens) in {(2, 2), (2, 3)}
     assert small.stage.stop.steps == WARM + STEPS
-    assert isinstance(small.env, Alternating)
-    assert answers_once(small.env)  # its groups are one request, as the run's will be
-    assert _small(made, rl, [], parts=1).env is rl.env
+    assert isinstance(small.reward, Alternating)
+    assert small.env is rl.env
+    assert _small(made, rl, [], parts=1).reward is rl.reward
     assert _small(made, rl, [], parts=1).stage.rollout.max_tokens == 9
 
 
@@ -134,7 +133,13 @@ def test_the_pace_is_of_warm_steps_by_the_clock_and_the_ledger(
         metrics |= {"ledger/flops/decode": 1e9 * decode, "length/mean": 5.0}
         clock.seen.append((end, metrics | {"update/live_share": 0.5}))
     pace = _pace(made.stages[1], clock, run)
-    assert pace.seconds == {"sampling": 2.0, "updating": 1.5, "weights": 0.0, "rest": 0.5}
+    assert pace.seconds == {
+        "sampling": 2.0,
+        "updating": 1.5,
+        "weights": 0.0,
+        "grading": 0.0,
+        "rest": 0.5,
+    }
     assert (pace.step, pace.evaluation, pace.reply, pace.live) == (4.0, 3.0, 5.0, 0.5)
     assert pace.flops["decode"] == 2e9
 

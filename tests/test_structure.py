@@ -54,7 +54,7 @@ TABLE = {
     "engines.scripted": "types numpy transformers?",
     "engines.wire": "types",
     "engines": "types engines machine models torch transformers jaxtyping numpy",
-    "rewards": "types rewards math_verify?",
+    "rewards": "types rewards chat? models? math_verify?",
     "rewards.worker": "",
     "rewards.workers": "machine rewards.worker",
     "envs": "types seeds rewards envs.episodes envs.slips",
@@ -67,9 +67,10 @@ TABLE = {
     "steps": "settings",
     "sinks": "types torch? wandb? trackio?",
     "learner": "types batch importance losses optional settings steps tally models torch",
-    "grading": "types",
+    "grading": "types rewards",
+    "rewarding": "types ledger rewards",
     "segments": "types numpy",
-    "rollout": "types chat envs.episodes grading seeds segments settings",
+    "rollout": "types chat envs.episodes grading rewards seeds segments settings",
     "curriculum": "types seeds numpy",
     "fields": "types numpy",
     "demonstrations": "types envs.datasets fields files trajectories numpy",
@@ -95,12 +96,12 @@ TABLE = {
     "batteries": "types batch critic optional grading learner tally measures rollout selfcheck "
     "components recipe models batteries torch numpy",
     "progress": "types recipe rich",
-    "names": "types batch algorithms components engines envs overrides settings",
+    "names": "types batch algorithms components engines envs overrides rewards settings",
     "stages": "types batch algorithms critic optional demonstrations envs names provenance recipe "
-    "settings sinks",
+    "rewards settings sinks",
     "session": "types assessment optional chat checkpoints devices engines engines.apart "
-    "engines.local learner ledger machine models names origins provenance recipe result rollback "
-    "rollout runs scorers stages sync threads train torch",
+    "engines.local learner ledger machine models names origins provenance recipe result "
+    "rewarding rewards rollback rollout runs scorers stages sync threads train torch",
     "launch": "types alarms batch optional checkpoints curve learner machine models recipe result "
     "runs scaling selfcheck session sinks stages train",
     "resume": "types alarms batch checkpoints environment launch names optional recipe runs "
@@ -114,7 +115,7 @@ TABLE = {
     "scaling.picture": "curve scaling numpy",
     "sizes": "optional engines.apart models session stages",
     "accelerators": "sizes",
-    "pace": "types checkpoints envs.episodes recipe runs session settings stages train",
+    "pace": "types checkpoints recipe rewards runs session settings stages train",
     "plan": "types accelerators models pace session sizes torch",
     "trial exam hindsight": "* !plan !pace !progress !cli",
     "slope": "scaling typer",

@@ -1,4 +1,4 @@
-"""Grades a group through its env, in bounded time, and checks what the grader returned."""
+"""Grades a group, by its env or another reward, in bounded time, and checks what came back."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from collections.abc import Awaitable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from upslope.types import Env, Problem, Reward, Trajectory, UserError
+from upslope.rewards import Grades
+from upslope.types import Problem, Reward, Trajectory, UserError
 
 SECONDS = 60.0
 PATIENCE = 30  # times as long, for a grader that moves
 
 
 async def grade(
-    env: Env, problem: Problem, trajectories: Sequence[Trajectory], seconds: float = SECONDS
+    env: Grades, problem: Problem, trajectories: Sequence[Trajectory], seconds: float = SECONDS
 ) -> Sequence[Reward]:
     """One checked reward for each trajectory.
 

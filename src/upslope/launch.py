@@ -125,12 +125,14 @@ async def train_stage(
     assessment = session.assessment(one, run)
     parts = session.parts(one, assessment, at, done)
     selects, selected = one.stage.evaluation.select, None
+    reward = session.rewarding(one)
     try:
         if resumed:
             await restore(parts, resumed)
         if selects and at.tested is None:
             await parts.synchronise(at.step, False)
             at = at.model_copy(update={"tested": await assessment.test(at.step)})
+        await reward.begin(run.reward(one.stage.name))
         at = await train(parts, at)
         parts.learner.settle()
         before, after = at.before, at.after
@@ -140,6 +142,7 @@ async def train_stage(
             before, after = at.tested, await assessment.test(at.step)
     finally:
         await parts.source.close()
+        await reward.close()
     if at.stopped == "signal":
         session.say(
             f"stage {one.stage.name} ends: no group of rollout.tries={one.stage.rollout.tries} "
@@ -203,7 +206,7 @@ async def prove_stage(session: Session, one: Built) -> list[Proof]:
         source = session.source(one)
         groups: Sequence[Group] = await source.groups(2, 0, one.algorithm.keep)
         return proofs + selfcheck.prove_gradient(learner, Batch.of(groups), one.algorithm)
-    player = session.player(one)
+    player = session.trainee(one)
     size = min(one.stage.rollout.group, 2)
     few = problems[: max(2, len(one.weights))]  # of several envs, each with its costs
     plays = [player.group(p, 0, size, session.recipe.seed, "check") for p in few]

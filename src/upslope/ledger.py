@@ -15,9 +15,9 @@ from typing import Any, Literal, get_args
 
 from upslope.types import Metrics
 
-Phase = Literal["prefill", "decode", "reference", "update", "evaluation", "check", "sync"]
+Phase = Literal["prefill", "decode", "reward", "reference", "update", "evaluation", "check", "sync"]
 PHASES: tuple[Phase, ...] = get_args(Phase)
-TRAINING: tuple[Phase, ...] = ("prefill", "decode", "reference", "update", "sync")
+TRAINING: tuple[Phase, ...] = ("prefill", "decode", "reward", "reference", "update", "sync")
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,9 +132,9 @@ class Ledger:
         with self._lock:
             self._settle()
             for phase in PHASES:
-                self._flops[phase] = float(state["flops"][phase])
-                self._tokens[phase] = int(state["tokens"][phase])
-                self._seconds[phase] = float(state["phase_seconds"][phase])
+                self._flops[phase] = float(state["flops"].get(phase, 0))
+                self._tokens[phase] = int(state["tokens"].get(phase, 0))
+                self._seconds[phase] = float(state["phase_seconds"].get(phase, 0))
             self._elapsed = float(state["seconds"])
             self._cpu = float(state["cpu_seconds"])
             self._money = float(state["money"])

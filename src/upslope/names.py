@@ -1,4 +1,5 @@
-"""A recipe's names as objects, the only place where they become objects: envs, algorithms, engines.
+"""A recipe's names as objects, the only place where they become objects: envs, algorithms,
+rewards, engines.
 
 How a stage's objects go together is in ``stages.py``.
 """
@@ -16,6 +17,7 @@ from upslope.engines import ENGINES, Opens
 from upslope.envs import ENVS
 from upslope.envs.mixture import Mixture
 from upslope.overrides import MIXTURE, label_of
+from upslope.rewards import REWARDS, OpensReward
 from upslope.settings import Component
 from upslope.types import Env, UserError
 
@@ -67,6 +69,14 @@ def algorithm_of(given: Component | None, at: str = "algorithm") -> Algorithm:
         raise UserError(
             f"{at}.type={type_of(given)!r} is not an algorithm: see Algorithm in upslope.batch"
         )
+    return made
+
+
+def reward_of(given: Component, at: str = "reward") -> OpensReward:
+    """A reward's settings from its table."""
+    made = component(REWARDS, given, "reward", at)
+    if not isinstance(made, OpensReward):
+        raise UserError(f"{at}.type={type_of(given)!r} is not a reward: it needs open")
     return made
 
 

@@ -11,27 +11,25 @@ import math
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from statistics import mean
-from typing import cast
 
 from upslope.checkpoints import Place
-from upslope.envs.episodes import answers_once, single_turn
 from upslope.recipe import dump
+from upslope.rewards import Grades, Host
 from upslope.runs import Run
 from upslope.session import Session
 from upslope.settings import Stop
 from upslope.stages import Built
 from upslope.train import Parts, train
-from upslope.types import Action, Env, Episode, Group, Metrics, Problem, Reward, Split, Trajectory
+from upslope.types import Action, Group, Metrics, Problem, Reward, Trajectory
 
 WARM, STEPS = 1, 3  # steps that are not counted, and those that are
 HELD_OUT = 64  # problems of an evaluation that is tried
 # A step that takes longer at the machine's peak is tried with fewer problems. Scaled from half of
 # them a quickstart's step was 8.2 s planned and 5 s seen: what all rows share was counted twice.
 SECONDS = 30.0
-PHASES = {"sampling": "decode", "updating": "update", "weights": "sync"}
+PHASES = {"sampling": "decode", "updating": "update", "weights": "sync", "grading": "reward"}
 
 
 @dataclass(frozen=True)
@@ -57,32 +55,21 @@ class Pace:
 
 @dataclass(frozen=True)
 class Alternating:
-    """An env whose every other play earns something: a policy that knows nothing yet would have
+    """A reward whose every other play earns something: a policy that knows nothing yet would have
     groups that teach nothing, and cost nothing."""
 
-    env: Env
+    of: Grades
 
-    def problems(self, split: Split) -> Sequence[Problem]:
-        """The env's."""
-        return self.env.problems(split)
-
-    def play(self, problem: Problem) -> AbstractAsyncContextManager[Episode]:
-        """The env's."""
-        return self.env.play(problem)
+    def open(self, host: Host) -> Grades:
+        """Itself."""
+        return self
 
     async def rewards(
         self, problem: Problem, trajectories: Sequence[Trajectory]
     ) -> Sequence[Reward]:
-        """By place, after the env's own grading, whose time counts."""
-        graded = await self.env.rewards(problem, trajectories)
+        """By place, after the stage's own grading, whose time counts."""
+        graded = await self.of.rewards(problem, trajectories)
         return [replace(r, total=float(i % 2), valid=True) for i, r in enumerate(graded)]
-
-
-@dataclass(frozen=True)
-class AlternatingAnswers(Alternating):
-    """One whose plays are one answer, sampled as the run will sample them."""
-
-    play = single_turn
 
 
 class Clock:
@@ -129,13 +116,13 @@ def _scaled(session: Session, pace: Pace, one: Built, small: Built) -> Pace:
 def _small(session: Session, one: Built, before: Sequence[Built], parts: int) -> Built:
     """The stage as it is tried: ``parts`` times fewer problems, few steps, and as much to say and
     to learn as it will begin with."""
-    stage, env = one.stage, one.env
+    stage, reward = one.stage, one.reward
     updates = stage.learner.updates
     problems = max(updates, stage.rollout.problems // parts // updates * updates)
     rollout = stage.rollout.model_copy(update={"problems": problems})
     shown = next((b for b in reversed(before) if b.stage.source.type == "recorded"), None)
     if before and stage.source.type == "rollouts":
-        env = cast(Env, (AlternatingAnswers if answers_once(env) else Alternating)(env))
+        reward = Alternating(session.rewarding(one))
         if shown is not None and not rollout.think_tokens:
             length = min(rollout.max_tokens, _shown(session, shown))
             rollout = rollout.model_copy(update={"max_tokens": length})
@@ -146,7 +133,7 @@ def _small(session: Session, one: Built, before: Sequence[Built], parts: int) ->
             update={"problems": min(HELD_OUT, stage.evaluation.problems), "every": 0}
         ),
     }
-    return replace(one, stage=stage.model_copy(update=update), env=env)
+    return replace(one, stage=stage.model_copy(update=update), reward=reward)
 
 
 def _shown(session: Session, one: Built) -> int:
@@ -193,5 +180,5 @@ def _pace(one: Built, clock: Clock, run: Run) -> Pace:
         evaluation=later - earlier,
         reply=mean(metrics["length/mean"] for _, metrics in clock.seen),
         live=mean(metrics["update/live_share"] for _, metrics in clock.seen),
-        flops={phase: spent("flops", phase) for phase in ("prefill", "decode", "update")},
+        flops={phase: spent("flops", phase) for phase in ("prefill", "decode", "reward", "update")},
     )

@@ -11,6 +11,7 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 from upslope.chat import Chat
 from upslope.envs.episodes import OneAnswer, answers_once
 from upslope.grading import SECONDS, blaming, grade
+from upslope.rewards import Grades
 from upslope.seeds import seed_of
 from upslope.segments import Rows, answered
 from upslope.settings import Rollout
@@ -75,7 +76,8 @@ class Player:
 
     ``max_tokens`` bounds a turn, or, with ``thinking``, what follows an interruption. ``context``
     is what a row may have; a play without room for another turn ends. 0 is no bound. ``greedy``:
-    whether each group has a play at temperature 0 beside it.
+    whether each group has a play at temperature 0 beside it. ``reward``: what grades in place of
+    the env.
     """
 
     engine: Engine
@@ -88,6 +90,7 @@ class Player:
     thinking: Thinking | None = None
     context: int = 0
     greedy: bool = False
+    reward: Grades | None = None
 
     @property
     def longest(self) -> int:
@@ -109,7 +112,7 @@ class Player:
             trajectories = [t for part in await together([played, cold]) for t in part]
         else:
             trajectories = await played
-        rewards = await grade(self.env, problem, trajectories, self.grading)
+        rewards = await grade(self.reward or self.env, problem, trajectories, self.grading)
         graded = tuple(replace(t, reward=r) for t, r in zip(trajectories, rewards, strict=True))
         return Group(problem, graded[:size], graded[size:])
 

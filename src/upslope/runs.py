@@ -194,6 +194,10 @@ class Run:
         """Where a stage keeps the policy that its KL penalty compares with."""
         return self.path / "references" / stage
 
+    def reward(self, stage: str) -> Path:
+        """Where a stage's reward keeps what it has made, such as a reward model."""
+        return self.path / "rewards" / stage
+
     def save_reference(self, stage: str, write: Callable[[Path], None]) -> Path:
         """Have ``write`` fill the folder of a stage's reference policy."""
         with self._writing(f"references/{stage}"):

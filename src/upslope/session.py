@@ -6,6 +6,7 @@ What is done with them, from the self-check to the result, is in ``launch.py``.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -29,6 +30,8 @@ from upslope.origins import refuse_longer, source_of
 from upslope.provenance import RecordedSettings
 from upslope.recipe import Recipe
 from upslope.result import Accuracy, StageResult
+from upslope.rewarding import Rewarding
+from upslope.rewards import Host, OpensReward
 from upslope.rollback import roll_back
 from upslope.rollout import Player, Thinking
 from upslope.runs import Run
@@ -66,6 +69,7 @@ class Session:
     ) -> None:
         self.recipe, self.say, self.watches = recipe, say, watches
         self.stages, opens = built(recipe), engine_of(recipe.engine)
+        self.opened: list[tuple[OpensReward, Rewarding]] = []
         settings = recipe.learner
         self.device = device_of(recipe.machine.device)
         # An adapter is beside the weights that it began with; the learner's state has its own.
@@ -110,10 +114,21 @@ class Session:
             one.stage.name: teacher_of(self.policy, one.algorithm, say) for one in self.stages
         }
         for one in self.stages:
+            self.rewarding(one)
             self.fits(one)
 
+    def rewarding(self, one: Built) -> Rewarding:
+        """What grades a stage's training groups, opened once."""
+        for settings, found in self.opened:
+            if settings is one.reward:
+                return found
+        policy, chat, engine = self.policy, self.chat, self.engine
+        host = Host(one.env, policy, chat, engine, self.recipe.seed, self.graded, self.say)
+        self.opened.append((one.reward, Rewarding.of(one.reward, host, self.ledger)))
+        return self.opened[-1][1]
+
     def player(self, one: Built) -> Player:
-        """Plays this stage's problems."""
+        """Plays this stage's problems, graded by their env."""
         rollout = one.stage.rollout
         return Player(
             self.engine,
@@ -126,6 +141,14 @@ class Session:
             context=self.policy.context,
             greedy="greedy" in one.algorithm.needs,
         )
+
+    def trainee(self, one: Built) -> Player:
+        """Plays the problems that the stage trains on, graded by its reward."""
+        return replace(self.player(one), reward=self.rewarding(one))
+
+    def graded(self, flops: float, tokens: int) -> None:
+        """A pass of a reward, to the ledger."""
+        self.ledger.add("reward", flops, tokens)
 
     def learner(self, one: Built, run: Run, resumed: bool) -> Learner:
         """A fresh optimiser on the shared policy; the reference is the policy of its start."""
@@ -175,7 +198,7 @@ class Session:
 
     def source(self, one: Built) -> Source:
         """Where this stage's groups come from."""
-        return source_of(one, self.player(one), self.chat, self.recipe.seed, self.charge)
+        return source_of(one, self.trainee(one), self.chat, self.recipe.seed, self.charge)
 
     def charge(self, group: Group) -> None:
         """A finished group's sampling, to the ledger."""

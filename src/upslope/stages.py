@@ -13,10 +13,12 @@ from upslope.batch import Algorithm
 from upslope.critic import Critic
 from upslope.demonstrations import Demonstration, read_demonstrations, sets
 from upslope.envs.mixture import Mixture
-from upslope.names import algorithm_of, env_of
+from upslope.names import algorithm_of, env_of, reward_of
 from upslope.optional import Wraps, compares, critic_of, layers
 from upslope.provenance import MixedSettings, RolloutsSettings, SourceSettings, settings_of
 from upslope.recipe import Recipe, Stage
+from upslope.rewards import OpensReward
+from upslope.rewards.own import Own
 from upslope.settings import Learner, Rollout
 from upslope.sinks import require
 from upslope.types import Demonstrates, Env, Problem, Split, UserError
@@ -29,6 +31,7 @@ class Built:
     stage: Stage
     env: Env
     algorithm: Algorithm
+    reward: OpensReward = field(default_factory=Own)
     made: dict[Split, Sequence[Problem]] = field(default_factory=dict)
     read: list[Demonstration] = field(default_factory=list)
 
@@ -85,6 +88,7 @@ def built(recipe: Recipe) -> list[Built]:
             stage,
             env_of(stage.env, f"{at}env"),
             algorithm_of(stage.algorithm, f"{at}algorithm"),
+            reward_of(stage.reward, f"{at}reward"),
         )
         refuse(one, at)
         refuse_two_models(stage.learner, recipe.learner, at)
