@@ -38,10 +38,10 @@ printed; do not edit. [benchmarks/README.md](../benchmarks/README.md) says what 
 ![How many times the peer's speed, each with the bound that it is held to](performance.svg)
 
 A bar is how many times as fast as its peer Upslope did the same work, side by side on one machine
-(two cores of a Xeon without a GPU); the mark is the bound that was set before it was measured.
-CPU-seconds of one thread, but for vLLM and the overlap, which are elapsed time on two. Ratios carry
-over to other machines better than the figures themselves. Other programs ran beside some of those
-of one thread, which takes something from both sides.
+(two cores of an AMD EPYC, Zen 5, without a GPU); the mark is the bound that was set before it was
+measured. CPU-seconds of one thread, but for vLLM and the overlap, which are elapsed time on two.
+Ratios carry over to other machines better than the figures themselves. Other programs ran beside
+the steps of TRL, which takes something from both sides.
 """
 
 

@@ -73,6 +73,10 @@ LAWS = {
         ("floor", "a", "b"),
         lambda n, d: {"alpha": np.linspace(0.02, 1.5, 60), "beta": np.linspace(0.02, 1.5, 60)},
     ),
+    "overoptimised_best_of_n": Law(
+        forms.overoptimised_best_of_n, 1, ("a", "b"), lambda distance: {}
+    ),
+    "overoptimised_rl": Law(forms.overoptimised_rl, 1, ("a", "b"), lambda distance: {}),
 }
 
 

@@ -162,6 +162,20 @@ def joint_experts(
     return np.asarray(floor + by_size + by_data)
 
 
+def overoptimised_best_of_n(distance: Numbers, a: Numbers, b: Numbers) -> Array:
+    """Gold reward of the best of n by a proxy, over the untrained policy's (arXiv:2210.10760).
+
+    ``distance``: the square root of the KL from that policy, in nats.
+    """
+    return np.asarray(distance * (a - b * np.asarray(distance)))
+
+
+def overoptimised_rl(distance: Numbers, a: Numbers, b: Numbers) -> Array:
+    """The same of a policy that was trained on the proxy by RL; 0 at no distance."""
+    some = np.asarray(distance) != 0
+    return np.asarray(distance * (a - b * np.log(np.where(some, distance, 1.0))))
+
+
 def pass_at(k: Numbers, a: Numbers, b: Numbers) -> Array:
     """pass@k over problems whose chances of a right answer are Beta(a, b) (arXiv:2502.17578)."""
     b, k = np.asarray(b), np.asarray(k)
