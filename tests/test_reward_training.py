@@ -28,6 +28,7 @@ from upslope.preferences.made import of_pairs, train_recipe
 from upslope.preferences.process import row_of, solutions_of, stepped, worth_of
 from upslope.preferences.recipe import Pairs, dump, read_recipe
 from upslope.preferences.training import Fit, Training, train
+from upslope.preferences.transcripts import messages_of
 from upslope.types import Problem, UserError
 
 FAST = Training(lr=3e-3, epochs=2, batch=16, warmup=2)
@@ -314,6 +315,44 @@ def test_the_commands(recipe: Path) -> None:
     elsewhere = ["reward-model", "eval", str(recipe), "--model", "nowhere"]
     refused = CliRunner().invoke(app, elsewhere)
     assert "nowhere is no reward model" in str(refused.exception)
+
+
+def test_other_heads_are_judged_as_well(recipe: Path) -> None:
+    given = read_recipe(recipe, ["heads=['reward', 'length', 'marks']", "training.epochs=4"])
+    _, seen = train_recipe(given, mute)
+    heads = seen.slices["head"]
+    assert {*heads} == {"length", "marks"}
+    assert all(0 < count <= seen.pairs for count, _ in heads.values())
+    assert heads["marks"][1].mean > 0.7
+
+
+def test_transcripts_are_dialogues_and_long_ones_are_left_out(recipe: Path) -> None:
+    """hh-rlhf's form; a second turn of one speaker goes on in the first."""
+    text = "\n\nHuman: Hi\n\nAssistant: Oh\n\nHuman: Go\n\nHuman: on\n\nAssistant:"
+    assert messages_of(text + " No.\n\nAnd so") == [
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": "Oh"},
+        {"role": "user", "content": "Go\n\non"},
+        {"role": "assistant", "content": "No.\n\nAnd so"},
+    ]
+    rows = [
+        {
+            "chosen": f"\n\nHuman: {i}?\n\nAssistant: Yes",
+            "rejected": f"\n\nHuman: {i}?\n\nAssistant:",
+        }
+        for i in range(120)
+    ]
+    rows += [{side: text.replace("?", "?" * 600) for side, text in rows[0].items()}] * 3
+    path = write(recipe.parent / "hh.jsonl", rows)
+    first = next(pairs_of(path))
+    assert (first.problem.messages[0]["content"], first.chosen, first.rejected) == ("0?", "Yes", "")
+    file = recipe.parent / "hh.toml"
+    file.write_text(f'model = "ladder:0.1m"\nout = "hh"\npairs.path = "{path}"\n', encoding="utf-8")
+    said: list[str] = []
+    changes = ["pairs.held_out=0.4", "training.lr=3e-3", "training.batch=8"]
+    _, seen = train_recipe(read_recipe(file, changes), said.append)
+    assert said[0].startswith("3 of 123 pairs are left out: they are longer than the 512 tokens")
+    assert seen.accuracy.mean == 1
 
 
 def test_an_average_of_members_is_one_model_with_a_scale_of_its_own(recipe: Path) -> None:

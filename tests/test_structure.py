@@ -125,13 +125,14 @@ TABLE = {
     "preferences.training": "types ledger models preferences seeds settings steps pydantic torch",
     "preferences.calibration": "types estimates numpy",
     "preferences.recipe": "types overrides preferences sentences settings pydantic tomli_w",
+    "preferences.transcripts": "types",
     "preferences.gathered": "types chat engines.local envs.datasets fields grading models "
     "preferences rollout scorers seeds",
     "preferences.process": "types chat envs.datasets fields grading models preferences rollout "
     "seeds numpy",
     "preferences.picture": "curve estimates preferences",
-    "preferences.made": "types devices files ledger models names preferences scorers seeds threads "
-    "torch numpy",
+    "preferences.made": "types devices estimates files ledger models names preferences scorers "
+    "seeds threads torch numpy",
     "slope": "scaling typer",
     "reward_models": "preferences? typer",
     "cli": "*",

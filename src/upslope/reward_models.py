@@ -29,7 +29,7 @@ def evaluate(
     path: RecipePath,
     changes: Changes = None,
     model: Annotated[
-        str, typer.Option(help="A reward model's folder; by default the recipe's own.")
+        str, typer.Option(help="Another reward model's folder, whose report is only said.")
     ] = "",
 ) -> None:
     """Judge a reward model on a recipe's held-out pairs: accuracy, calibration, length, slices."""

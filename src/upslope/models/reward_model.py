@@ -53,17 +53,25 @@ class RewardModel:
 
     def encode(self, dialogue: Sequence[Message]) -> list[int]:
         """Tokens of a dialogue up to the end of the last thing that the assistant said in it."""
-        said = [i for i, message in enumerate(dialogue) if message["role"] == "assistant"]
-        if not said or not said[-1]:
-            raise UserError("a reward model scores replies, and this dialogue has none")
-        asked, reply = dialogue[: said[-1]], str(dialogue[said[-1]]["content"])
-        tokens = [*self.chat.encode(asked), *self.chat.reply(reply, ())]
+        tokens = self.tokens_of(dialogue)
         if len(tokens) >= self.policy.context:
             raise UserError(
                 f"a dialogue of {len(tokens)} tokens does not fit into the {self.policy.context} "
                 f"that the reward model {self.policy.name} reads: shorten it, or choose another"
             )
         return tokens
+
+    def fits(self, dialogue: Sequence[Message]) -> bool:
+        """Whether it can read so much."""
+        return len(self.tokens_of(dialogue)) < self.policy.context
+
+    def tokens_of(self, dialogue: Sequence[Message]) -> list[int]:
+        """As ``encode`` has them, however many they are."""
+        said = [i for i, message in enumerate(dialogue) if message["role"] == "assistant"]
+        if not said or not said[-1]:
+            raise UserError("a reward model scores replies, and this dialogue has none")
+        asked, reply = dialogue[: said[-1]], str(dialogue[said[-1]]["content"])
+        return [*self.chat.encode(asked), *self.chat.reply(reply, ())]
 
     def read(
         self,
@@ -95,7 +103,7 @@ class RewardModel:
 
     def normalised(self, raw: Float[Tensor, "row head"]) -> Float[Tensor, "row head"]:
         """Scores less their mean, over their standard deviation, on what it was whitened on."""
-        return (raw - self.normal.mean) / self.normal.std
+        return (raw - self.normal.mean.to(raw.device)) / self.normal.std.to(raw.device)
 
     def place(self, name: str) -> int:
         """Of the head of that name; UserError where there is none."""

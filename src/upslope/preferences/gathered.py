@@ -21,6 +21,7 @@ from upslope.grading import grade
 from upslope.models.load import load
 from upslope.preferences.learned import Pair, dialogue
 from upslope.preferences.recipe import Pairs
+from upslope.preferences.transcripts import is_transcript, messages_of
 from upslope.rollout import Player, together
 from upslope.scorers import model_in
 from upslope.seeds import seed_of
@@ -67,10 +68,13 @@ def split_apart(pairs: Iterable[Pair], settings: Pairs, seed: int) -> Gathered:
 
 
 def pairs_of(path: str | Path) -> Iterator[Pair]:
-    """Pairs of a JSONL or Parquet file in Hugging Face's and TRL's forms; ``info`` has the row's
-    other columns. Raises UserError with file and line."""
+    """Pairs of a JSONL or Parquet file in the forms of Hugging Face, TRL and hh-rlhf; ``info`` has
+    the row's other columns. Raises UserError with file and line."""
     for number, row in enumerate(read_rows(path), 1):
         given = {name: value for name, value in row.fields.items() if value is not None}
+        if is_transcript(given.get("chosen")) and is_transcript(given.get("rejected")):
+            whole = [messages_of(given[side]) for side in ("chosen", "rejected")]
+            given |= {"chosen": whole[0], "rejected": whole[1]}
         asked, sides = fields.sides_of(given, row.where)
         problem = fields.problem_of({"id": str(number), **asked}, row.where, "")
         texts = [side if isinstance(side, str) else str(side[-1]["content"]) for side in sides]

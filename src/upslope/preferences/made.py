@@ -9,20 +9,21 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from upslope.devices import device_of
+from upslope.estimates import Interval, interval
 from upslope.files import append_rows, explained, replace_file
 from upslope.ledger import Ledger
 from upslope.models.load import adapted, count, load
 from upslope.models.reward_folder import ABOUT, load_reward_model, save_reward_model
 from upslope.models.reward_model import RewardModel, averaged, reward_model_of
 from upslope.names import env_of
-from upslope.preferences.calibration import Report, report
+from upslope.preferences.calibration import Numbers, Report, report, right_of
 from upslope.preferences.gathered import Gathered, columns_of, from_env, from_file
 from upslope.preferences.learned import Compared, Lesson, Pair, PairLoss, Rated, dialogue
 from upslope.preferences.picture import lines_of, markdown, picture
@@ -51,11 +52,13 @@ def train_recipe(recipe: RewardRecipe, say: Say) -> tuple[RewardModel, Report]:
     out = Path(recipe.out)
     _refuse_other_folder(out)
     torch.set_num_threads(recipe.machine.threads or 1)
-    found = material(recipe)
+    model = _begun(recipe, say)
+    found = fitting(model, material(recipe), say)
     ledger, began = Ledger(recipe.machine.price_per_hour), time.perf_counter()
     members, rows = list[RewardModel](), list[Metrics]()
     for member in range(recipe.average):
-        trained = _member(recipe, found, member, ledger, say)
+        model = model if not member else _begun(recipe, say)
+        trained = _trained(recipe, model, found, member, ledger, say)
         members.append(trained.model)
         rows += [{**row, "reward_model/member": float(member)} for row in trained.rows]
     model = members[0]
@@ -70,18 +73,25 @@ def train_recipe(recipe: RewardRecipe, say: Say) -> tuple[RewardModel, Report]:
         (out / "metrics.jsonl").unlink(missing_ok=True)
         append_rows(out / "metrics.jsonl", rows)
     say(f"trained in {seconds:.1f} s, {spent.cpu_seconds:.1f} CPU-seconds, {spent.flops:.3g} FLOPs")
-    return model, write_report(recipe, model, found, say)
+    seen = judged(recipe, model, found)
+    write_report(out, seen, say)
+    return model, seen
 
 
 def evaluate_recipe(recipe: RewardRecipe, folder: str, say: Say) -> Report:
-    """Judge a trained reward model on the recipe's held-out pairs."""
+    """Judge the recipe's trained model, and write its report again, or say that of another one."""
     torch.set_num_threads(recipe.machine.threads or 1)
-    device = device_of(recipe.machine.device)
-    place = folder or str(Path(recipe.out) / "model")
-    model = load_reward_model(place, DTYPES[recipe.dtype], device, say)
+    device, own = device_of(recipe.machine.device), Path(recipe.out) / "model"
+    model = load_reward_model(folder or own, DTYPES[recipe.dtype], device, say)
     for name in recipe.heads:
         model.place(name)
-    return write_report(recipe, model, material(recipe), say)
+    seen = judged(recipe, model, fitting(model, material(recipe), say))
+    if folder:
+        for line in lines_of(seen):
+            say(line)
+    else:
+        write_report(Path(recipe.out), seen, say)
+    return seen
 
 
 def material(recipe: RewardRecipe) -> Material:
@@ -93,20 +103,30 @@ def material(recipe: RewardRecipe) -> Material:
     return Material(from_env(env_of(recipe.env), recipe.env.type, recipe.pairs, recipe.seed))
 
 
-def write_report(recipe: RewardRecipe, model: RewardModel, found: Material, say: Say) -> Report:
-    """The calibration report of its first head, into the recipe's folder; said, too."""
+def judged(recipe: RewardRecipe, model: RewardModel, found: Material) -> Report:
+    """The report of the first head; how right the others are is among its slices."""
     if recipe.loss.type == "process":
-        seen = _of_steps(recipe, model, found.steps[2])
-    else:
-        seen = of_pairs(
-            model,
-            found.pairs.test,
-            recipe.pairs.slices,
-            recipe.training.micro_tokens,
-            recipe.scaling,
-            recipe.heads[0],
-        )
-    out, name = Path(recipe.out), f"Reward model {Path(recipe.out).name}"
+        return _of_steps(recipe, model, found.steps[2])
+    slices, tokens = recipe.pairs.slices, recipe.training.micro_tokens
+    seen = of_pairs(model, found.pairs.test, slices, tokens, recipe.scaling, recipe.heads[0])
+    if len(recipe.heads) == 1:
+        return seen
+    others, raw = (
+        Compared.of(model, found.pairs.test, PairLoss()),
+        raw_of(model, found.pairs.test, tokens),
+    )
+    right = dict[str, tuple[int, Interval]]()
+    for name in recipe.heads[1:]:
+        at = model.place(name)
+        sign = others.sign[:, at].astype(float)
+        agrees = right_of(sign * (raw[:, 0, at] - raw[:, 1, at]))[sign != 0]
+        right |= {name: (len(agrees), interval(agrees))} if len(agrees) else {}
+    return replace(seen, slices={**seen.slices, "head": right})
+
+
+def write_report(out: Path, seen: Report, say: Say) -> None:
+    """A calibration report into a reward model's folder; said, too."""
+    name = f"Reward model {out.name}"
     with explained(out):
         out.mkdir(parents=True, exist_ok=True)
         replace_file(out / "report.json", json.dumps(seen.row(), indent=1).encode() + b"\n")
@@ -115,7 +135,6 @@ def write_report(recipe: RewardRecipe, model: RewardModel, found: Material, say:
     for line in lines_of(seen):
         say(line)
     say(f"{out} has the model, its metrics and report.md")
-    return seen
 
 
 def of_pairs(
@@ -128,30 +147,61 @@ def of_pairs(
 ) -> Report:
     """The report of one head, by default the first, on pairs."""
     at = model.place(head) if head else 0
-    sides = [model.encode(dialogue(p.problem, t)) for p in pairs for t in (p.chosen, p.rejected)]
-    if not sides:
-        raise UserError("no pairs are held out to judge by: give more, or raise pairs.held_out")
-    raw = scores_of(model, sides, micro_tokens)[:, at].double().view(-1, 2).numpy()
+    raw = raw_of(model, pairs, micro_tokens)[:, :, at]
     lengths = np.array([len(p.chosen) for p in pairs] + [len(p.rejected) for p in pairs], float)
     return report(raw, lengths.reshape(2, -1).T, columns_of(pairs, slices), scaling)
 
 
-def _member(
-    recipe: RewardRecipe, found: Material, member: int, ledger: Ledger, say: Say
-) -> Trained:
-    """One model; members begin alike and see the data in other orders."""
-    device = device_of(recipe.machine.device)
+def raw_of(model: RewardModel, pairs: Sequence[Pair], micro_tokens: int) -> Numbers:
+    """Raw scores [pair side head] of both sides of pairs, in double precision."""
+    if not pairs:
+        raise UserError("no pairs are held out to judge by: give more, or raise pairs.held_out")
+    sides = [model.encode(dialogue(p.problem, t)) for p in pairs for t in (p.chosen, p.rejected)]
+    found: Numbers = scores_of(model, sides, micro_tokens).double().unflatten(0, (-1, 2)).numpy()
+    return found
+
+
+def fitting(model: RewardModel, found: Material, say: Say) -> Material:
+    """Without the pairs that are longer than the model can read; how many those are is said."""
+
+    def kept(pairs: Sequence[Pair]) -> list[Pair]:
+        sides = ((p, [dialogue(p.problem, t) for t in (p.chosen, p.rejected)]) for p in pairs)
+        return [pair for pair, both in sides if all(map(model.fits, both))]
+
+    pairs = found.pairs
+    fit = Gathered(kept(pairs.train), kept(pairs.validation), kept(pairs.test))
+    counts = [sum(map(len, (one.train, one.validation, one.test))) for one in (pairs, fit)]
+    if counts[0] > counts[1]:
+        say(
+            f"{counts[0] - counts[1]} of {counts[0]} pairs are left out: they are longer than the "
+            f"{model.policy.context} tokens that {model.policy.name} reads"
+        )
+    return replace(found, pairs=fit)
+
+
+def _begun(recipe: RewardRecipe, say: Say) -> RewardModel:
+    """An untrained one; the same each time."""
+    device, lora = device_of(recipe.machine.device), recipe.lora
     policy = load(model_in(recipe.model), recipe.seed, DTYPES[recipe.dtype], device, say)
-    if not member:
-        torch.set_num_threads(resolved(recipe.machine.threads, count(policy), say))
-    lora = recipe.lora
+    torch.set_num_threads(resolved(recipe.machine.threads, count(policy), lambda line: None))
     if lora.rank:
         policy = adapted(policy, lora.rank, lora.alpha, lora.targets, recipe.seed)
-    model = reward_model_of(policy, recipe.heads)
+    return reward_model_of(policy, recipe.heads)
+
+
+def _trained(
+    recipe: RewardRecipe,
+    model: RewardModel,
+    found: Material,
+    member: int,
+    ledger: Ledger,
+    say: Say,
+) -> Trained:
+    """One model trained; members see the data in other orders."""
     lesson, held = (_lesson(recipe, model, found, part) for part in (0, 1))
     say(
-        f"{recipe.model}: {count(policy):,} parameters, {len(lesson)} to learn from, {len(held)} to"
-        " stop by"
+        f"{recipe.model}: {count(model.policy):,} parameters, {len(lesson)} to learn from, "
+        f"{len(held)} to stop by"
     )
     seed = seed_of("member", recipe.seed, member)
     return train(model, lesson, held, recipe.training, seed, ledger, say)
