@@ -60,6 +60,7 @@ TABLE = {
     "rewards.workers": "machine rewards.worker",
     "envs": "types seeds rewards envs.episodes envs.slips",
     "envs.datasets": "types snapshots? pyarrow?",
+    "envs.honeypot": "types seeds rewards envs.arithmetic envs.episodes",
     "envs.mathematics": "types seeds rewards envs.episodes envs.datasets",
     "envs.reasoning_gym": "types seeds rewards envs.episodes reasoning_gym?",
     "algorithms": "types batch advantages chains constraints costs credit critic exploration "
@@ -69,7 +70,13 @@ TABLE = {
     "sinks": "types torch? wandb? trackio?",
     "learner": "types batch importance losses optional settings steps tally models torch",
     "grading": "types rewards",
-    "rewarding": "types ledger rewards",
+    "audit": "",
+    "audit.settings": "types",
+    "audit.evidence audit.drift": "",
+    "audit.signs audit.findings": "types audit numpy",
+    "audit.gold": "types rewards envs.mixture",
+    "audit.auditor": "types audit rewards seeds",
+    "rewarding": "types audit.auditor audit.settings grading ledger rewards",
     "segments": "types numpy",
     "rollout": "types chat envs.episodes grading rewards seeds segments settings",
     "curriculum": "types seeds numpy",
@@ -97,11 +104,12 @@ TABLE = {
     "batteries": "types batch critic optional grading learner tally measures rollout selfcheck "
     "components recipe models batteries torch numpy",
     "progress": "types recipe rich",
-    "names": "types batch algorithms components engines envs overrides rewards settings",
-    "stages": "types batch algorithms critic optional demonstrations envs names provenance recipe "
-    "rewards settings sinks",
-    "session": "types assessment optional chat checkpoints devices engines engines.apart "
-    "engines.local learner ledger machine models names origins provenance recipe result "
+    "names": "types audit audit.settings batch algorithms components engines envs overrides rewards "
+    "settings",
+    "stages": "types audit.settings batch algorithms critic optional demonstrations envs names "
+    "provenance recipe rewards settings sinks",
+    "session": "types audit.gold assessment optional chat checkpoints devices engines "
+    "engines.apart engines.local learner ledger machine models names origins provenance recipe result "
     "rewarding rewards rollback rollout runs scorers stages sync threads train torch",
     "launch": "types alarms batch optional checkpoints curve learner machine models recipe result "
     "runs scaling selfcheck session sinks stages train",
@@ -116,7 +124,7 @@ TABLE = {
     "scaling.picture": "curve scaling numpy",
     "sizes": "optional engines.apart models session stages",
     "accelerators": "sizes",
-    "pace": "types checkpoints recipe rewards runs session settings stages train",
+    "pace": "types audit.settings checkpoints recipe rewards runs session settings stages train",
     "plan": "types accelerators models pace session sizes torch",
     "trial exam hindsight": "* !plan !pace !progress !cli",
     "preferences": "",

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from upslope.batch import State
 from upslope.learner import Learner
@@ -69,8 +69,8 @@ class Place(Record):
 
 
 class Checkpoint(Record):
-    """A place in a run: the stage's, its source's and the ledger's states, the stages before it,
-    and how many rows each of the run's files had."""
+    """A place in a run: the stage's, its source's, its audit's and the ledger's states, the stages
+    before it, and how many rows each of the run's files had."""
 
     stage: str
     place: Place
@@ -78,6 +78,7 @@ class Checkpoint(Record):
     ledger: dict[str, Any]
     done: tuple[StageResult, ...]
     rows: dict[str, int]
+    audit: dict[str, Any] = Field(default_factory=dict)
 
 
 def due(steps: int, every: int) -> bool:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from upslope.audit.gold import gold_of
 from upslope.chat import Chat
 from upslope.components import find
 from upslope.demonstrations import write_demonstrations
@@ -178,6 +179,7 @@ def sit(model: str, env: Env, choices: Choices, began: float) -> Sitting:
         rollout.max_turns,
         thinking=Thinking.of(rollout),
         context=policy.context,
+        reward=gold_of(env),
     )
     sampled, greedy = asyncio.run(play(player, problems, choices.samples, choices.seed))
     of = f"{len(problems)} of the {len(held)} {split} problems of {type(env).__name__}"

@@ -36,7 +36,7 @@ async def grade(
             f"{name} took more than {seconds:g} s on problem {problem.id!r}: "
             "bound the grader's time and mark what it cannot grade as invalid"
         ) from error
-    _check(name, problem, trajectories, rewards)
+    check(name, problem, trajectories, rewards)
     return rewards
 
 
@@ -53,9 +53,10 @@ def blaming(name: str, problem: Problem) -> Iterator[None]:
         ) from error
 
 
-def _check(
+def check(
     name: str, problem: Problem, trajectories: Sequence[Trajectory], rewards: Sequence[Reward]
 ) -> None:
+    """UserError where what a grader gave is not one finite reward for each trajectory."""
     given = list(rewards) if isinstance(rewards, Sequence) else [rewards]
     if not all(isinstance(reward, Reward) for reward in given):
         raise UserError(

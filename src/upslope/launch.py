@@ -73,8 +73,9 @@ def finish(
         config = tomllib.loads(dump(session.recipe))
         with machine.settled(), feeding(session.recipe.sinks, run.path, config) as feeds:
             stages = [one.stage for one in session.stages]
+            audits = [session.rewarding(one).audit for one in session.stages]
             own = (Worth(run, stages, session.say), Collapse(run, session.say, act))
-            session.watches = (*session.watches, *feeds, *own)
+            session.watches = (*session.watches, *feeds, *own, *audits)
             asyncio.run(train_stages(session, run, resumed))
     except KeyboardInterrupt:
         session.say(f"stopped: {len(run.metrics())} steps are kept in {run.path}; --resume goes on")
@@ -127,8 +128,10 @@ async def train_stage(
     selects, selected = one.stage.evaluation.select, None
     reward = session.rewarding(one)
     try:
+        reward.audit.first = at.first
         if resumed:
             await restore(parts, resumed)
+            reward.audit.load_state(resumed.checkpoint.audit)
         if selects and at.tested is None:
             await parts.synchronise(at.step, False)
             at = at.model_copy(update={"tested": await assessment.test(at.step)})

@@ -1,5 +1,5 @@
 """A recipe's names as objects, the only place where they become objects: envs, algorithms,
-rewards, engines.
+rewards, audits, engines.
 
 How a stage's objects go together is in ``stages.py``.
 """
@@ -11,6 +11,8 @@ from math import inf
 from typing import Any
 
 from upslope.algorithms import ALGORITHMS
+from upslope.audit import AUDITS
+from upslope.audit.settings import Alarms
 from upslope.batch import Algorithm
 from upslope.components import build, find
 from upslope.engines import ENGINES, Opens
@@ -77,6 +79,16 @@ def reward_of(given: Component, at: str = "reward") -> OpensReward:
     made = component(REWARDS, given, "reward", at)
     if not isinstance(made, OpensReward):
         raise UserError(f"{at}.type={type_of(given)!r} is not a reward: it needs open")
+    return made
+
+
+def audit_of(given: Component, at: str = "audit") -> Alarms:
+    """What watches a reward, from its table."""
+    made = component(AUDITS, given, "audit", at)
+    if not isinstance(made, Alarms):
+        raise UserError(
+            f"{at}.type={type_of(given)!r} is no audit: it is one of {', '.join(AUDITS)}"
+        )
     return made
 
 

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import mean
 
+from upslope.audit.settings import Alarms
 from upslope.checkpoints import Place
 from upslope.recipe import dump
 from upslope.rewards import Grades, Host
@@ -116,13 +117,13 @@ def _scaled(session: Session, pace: Pace, one: Built, small: Built) -> Pace:
 def _small(session: Session, one: Built, before: Sequence[Built], parts: int) -> Built:
     """The stage as it is tried: ``parts`` times fewer problems, few steps, and as much to say and
     to learn as it will begin with."""
-    stage, reward = one.stage, one.reward
+    stage, reward, audit = one.stage, one.reward, one.audit
     updates = stage.learner.updates
     problems = max(updates, stage.rollout.problems // parts // updates * updates)
     rollout = stage.rollout.model_copy(update={"problems": problems})
     shown = next((b for b in reversed(before) if b.stage.source.type == "recorded"), None)
     if before and stage.source.type == "rollouts":
-        reward = Alternating(session.rewarding(one))
+        reward, audit = Alternating(session.rewarding(one)), Alarms(share=0.0)  # audited within
         if shown is not None and not rollout.think_tokens:
             length = min(rollout.max_tokens, _shown(session, shown))
             rollout = rollout.model_copy(update={"max_tokens": length})
@@ -133,7 +134,7 @@ def _small(session: Session, one: Built, before: Sequence[Built], parts: int) ->
             update={"problems": min(HELD_OUT, stage.evaluation.problems), "every": 0}
         ),
     }
-    return replace(one, stage=stage.model_copy(update=update), reward=reward)
+    return replace(one, stage=stage.model_copy(update=update), reward=reward, audit=audit)
 
 
 def _shown(session: Session, one: Built) -> int:

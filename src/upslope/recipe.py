@@ -143,7 +143,8 @@ def explain(key: str) -> Setting:
 def settings_count() -> int:
     """How many settings there are, not counting those of components and the list of stages."""
     kinds = {key: field.annotation for key, field in leaves_of(Recipe).items()}
-    return sum(k not in ("env", "algorithm", "source", "reward", "engine", "stage") for k in kinds)
+    components = ("env", "algorithm", "source", "reward", "audit", "engine", "stage")
+    return sum(k not in components for k in kinds)
 
 
 def _default(value: Any) -> str:

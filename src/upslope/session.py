@@ -13,6 +13,7 @@ import torch
 
 from upslope import machine
 from upslope.assessment import Assessment
+from upslope.audit.gold import gold_of
 from upslope.chat import Chat
 from upslope.checkpoints import Checkpoint, Place, write_checkpoint
 from upslope.devices import device_of, fitting_tokens
@@ -124,11 +125,12 @@ class Session:
                 return found
         policy, chat, engine = self.policy, self.chat, self.engine
         host = Host(one.env, policy, chat, engine, self.recipe.seed, self.graded, self.say)
-        self.opened.append((one.reward, Rewarding.of(one.reward, host, self.ledger)))
+        made = Rewarding.of(one.reward, host, self.ledger, one.audit, one.stage.name)
+        self.opened.append((one.reward, made))
         return self.opened[-1][1]
 
     def player(self, one: Built) -> Player:
-        """Plays this stage's problems, graded by their env."""
+        """Plays this stage's problems, graded by their env: by its true reward where it has one."""
         rollout = one.stage.rollout
         return Player(
             self.engine,
@@ -140,6 +142,7 @@ class Session:
             thinking=Thinking.of(rollout),
             context=self.policy.context,
             greedy="greedy" in one.algorithm.needs,
+            reward=gold_of(one.env),
         )
 
     def trainee(self, one: Built) -> Player:
@@ -266,6 +269,7 @@ class Session:
                 place=at,
                 source=dict(source.state()),
                 ledger=self.ledger.state(),
+                audit=self.rewarding(one).audit.state(),
                 done=tuple(done),
                 rows=run.rows,
             )
@@ -281,6 +285,7 @@ class Session:
             self.ledger,
             run,
             self.watches,
+            self.rewarding(one).audit.note,
             self.threads.beside,
             synchronise,
             measure,

@@ -178,6 +178,7 @@ class Sections(Settings):
     preset: Annotated[str | None, "a named part of a recipe, under this table's own keys"] = None
     source: Annotated[Component, "where groups come from"] = Component(type="rollouts")
     reward: Annotated[Component, "what grades training groups"] = Component(type="env")
+    audit: Annotated[Component, "what watches that for hacking"] = Component(type="alarms")
     rollout: Rollout = Rollout()
     learner: Learner = Learner()
     evaluation: Evaluation = Evaluation()

@@ -9,11 +9,12 @@ from pathlib import Path
 from upslope.algorithms.awr import AWR
 from upslope.algorithms.pass_at_k import PassAtK
 from upslope.algorithms.sft import SFT
+from upslope.audit.settings import Alarms
 from upslope.batch import Algorithm
 from upslope.critic import Critic
 from upslope.demonstrations import Demonstration, read_demonstrations, sets
 from upslope.envs.mixture import Mixture
-from upslope.names import algorithm_of, env_of, reward_of
+from upslope.names import algorithm_of, audit_of, env_of, reward_of
 from upslope.optional import Wraps, compares, critic_of, layers
 from upslope.provenance import MixedSettings, RolloutsSettings, SourceSettings, settings_of
 from upslope.recipe import Recipe, Stage
@@ -32,6 +33,7 @@ class Built:
     env: Env
     algorithm: Algorithm
     reward: OpensReward = field(default_factory=Own)
+    audit: Alarms = field(default_factory=Alarms)
     made: dict[Split, Sequence[Problem]] = field(default_factory=dict)
     read: list[Demonstration] = field(default_factory=list)
 
@@ -89,8 +91,10 @@ def built(recipe: Recipe) -> list[Built]:
             env_of(stage.env, f"{at}env"),
             algorithm_of(stage.algorithm, f"{at}algorithm"),
             reward_of(stage.reward, f"{at}reward"),
+            audit_of(stage.audit, f"{at}audit"),
         )
         refuse(one, at)
+        refuse_audit(one, at)
         refuse_two_models(stage.learner, recipe.learner, at)
         refuse_begin(critic_of(one.algorithm), critic_of(out[-1].algorithm) if out else None, at)
         out.append(one)
@@ -143,6 +147,17 @@ def refuse(one: Built, at: str) -> None:
         raise UserError(
             f"{at}algorithm {name} compares the members of a group and recorded groups have one "
             f"member: use sft, rollouts as the source, or a {at}source.path to pairs or groups"
+        )
+
+
+def refuse_audit(one: Built, at: str) -> None:
+    """An alarm that is to lead back to a checkpoint, of which there is none."""
+    stage, on = one.stage, one.audit.on
+    played = stage.source.type != "recorded"
+    if on in ("pause", "rollback") and played and not stage.checkpoint.every:
+        raise UserError(
+            f'{at}audit.on="{on}" needs checkpoints to go on from, and {at}checkpoint.every is 0: '
+            "set it to some steps"
         )
 
 

@@ -21,10 +21,8 @@ from upslope.types import Group, Metrics, Source, Watch
 
 @dataclass(frozen=True)
 class Parts:
-    """One stage's recipe as objects; the last four act on engine, run and disk.
-
-    ``beside`` runs an update while the event loop goes on sampling.
-    """
+    """One stage's recipe as objects; the last four act on engine, run and disk. ``audit`` says what
+    it found of a step; ``beside`` runs an update while the event loop goes on sampling."""
 
     stage: Stage
     seed: int
@@ -34,6 +32,7 @@ class Parts:
     ledger: Ledger
     run: Run
     watches: Sequence[Watch]
+    audit: Callable[[Sequence[Group], Metrics], Metrics]
     beside: Callable[[Callable[[], Metrics]], Awaitable[Metrics]]
     synchronise: Callable[[int, bool], Awaitable[None]]
     evaluate: Callable[[int], Awaitable[Accuracy]]
@@ -63,6 +62,7 @@ async def learn(p: Parts, at: Place, groups: Sequence[Group]) -> Place:
     """One step: its updates, the new weights into the engine, and what there is to say of it."""
     p.source.observe(groups)
     metrics = rollout_metrics(groups, at.step, p.source.metrics())
+    metrics |= p.audit(groups, metrics)
     with p.ledger.time("update"):
         batch = Batch.of(groups, at.state)
         metrics |= await p.beside(lambda: optimise(p, batch, at.step))

@@ -3,10 +3,12 @@
 ENVS = {
     "arithmetic": "upslope.envs.arithmetic:Arithmetic",
     "countdown": "upslope.envs.countdown:Countdown",
+    "honeypot": "upslope.envs.honeypot:Honeypot",
     "logic": "upslope.envs.logic:Logic",
     "math": "upslope.envs.mathematics:Mathematics",
     "notes": "upslope.envs.notes:Notes",
     "prices": "upslope.envs.prices:Prices",
     "reasoning_gym": "upslope.envs.reasoning_gym:ReasoningGym",
+    "tampering": "upslope.envs.honeypot:Tampering",
     "working": "upslope.envs.working:Working",
 }

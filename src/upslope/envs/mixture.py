@@ -46,9 +46,15 @@ class Mixture:
         self, problem: Problem, trajectories: Sequence[Trajectory]
     ) -> Sequence[Reward]:
         """Its own env's rewards."""
+        env, own, plays = self.part(problem, trajectories)
+        return await env.rewards(own, plays)
+
+    def part(
+        self, problem: Problem, trajectories: Sequence[Trajectory]
+    ) -> tuple[Env, Problem, Sequence[Trajectory]]:
+        """A problem's own env, and the problem and its plays as that env knows them."""
         own = _own(problem)
-        plays = [replace(t, problem=own) for t in trajectories]
-        return await self.envs[problem.env].rewards(own, plays)
+        return self.envs[problem.env], own, [replace(t, problem=own) for t in trajectories]
 
     def demonstrations(self, split: Split) -> Iterator[tuple[Problem, str]]:
         """All envs' demonstrations in turns; UserError where one writes none."""
