@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 from upslope.ledger import Ledger
-from upslope.rewards import Grades, Host, Lasts, OpensReward
-from upslope.types import Problem, Reward, Trajectory
+from upslope.rewards import Grades, Host, Lasts, OpensReward, Says
+from upslope.rewards.nested import ranged, within
+from upslope.rollout import Player
+from upslope.types import Group, Metrics, Problem, Reward, Trajectory
 
 
 @dataclass(frozen=True)
@@ -32,14 +36,40 @@ class Rewarding:
         if self.grades is self.host.env:
             return await self.grades.rewards(problem, trajectories)
         with self.ledger.time("reward"):
-            return await self.grades.rewards(problem, trajectories)
+            return ranged(self.grades, await self.grades.rewards(problem, trajectories))
 
     async def begin(self, folder: Path) -> None:
-        """Before a stage's first step."""
-        if isinstance(self.grades, Lasts):
-            await self.grades.begin(folder)
+        """Before a stage's first step; what is asked by another reward before that one."""
+        for name, one in within(self.grades):
+            if isinstance(one, Lasts):
+                await one.begin(folder / name)
 
     async def close(self) -> None:
-        """After its last."""
-        if isinstance(self.grades, Lasts):
-            await self.grades.close()
+        """After its last: all of them, also where one fails."""
+        async with AsyncExitStack() as stack:
+            for _, one in within(self.grades):
+                if isinstance(one, Lasts):
+                    stack.push_async_callback(one.close)
+
+    def metrics(self) -> Metrics:
+        """What they count."""
+        said = Counter[str]()
+        for _, one in within(self.grades):
+            if isinstance(one, Says):
+                said.update(one.metrics())
+        return dict(said)
+
+
+def playing(
+    player: Player, seed: int, spend: Callable[[float, int], None]
+) -> Callable[[Problem, int], Awaitable[Group]]:
+    """So many plays of a problem, to compare others with: sampling them is the reward's work."""
+
+    async def play(problem: Problem, size: int) -> Group:
+        group = await player.group(problem, 0, size, seed, "reference")
+        for usage in (t.usage for t in group.trajectories):
+            flops = usage.prefill_flops + usage.decode_flops
+            spend(flops, usage.computed + usage.decoded)
+        return group
+
+    return play
