@@ -98,6 +98,11 @@ EXAMPLES = {
         replies=("The answer is 0.75.", "$\\boxed{\\frac{3}{5}}$"),
         files=ROWS,
     ),
+    "notes": Example(
+        28,
+        "ladder:0.6m",
+        replies=("a boat and the gull.", "wave gull sand tide boat!!!!!!", "lion puma ape!!"),
+    ),
     "prices": Example(4),
     "reasoning_gym": Example(64, settings={"name": "chain_sum"}),
     "working": Example(40, "ladder:0.6m"),

@@ -6,6 +6,7 @@ so is one whose fence names it. What a command trains is made small; nothing els
 
 from __future__ import annotations
 
+import json
 import re
 import runpy
 import shlex
@@ -29,6 +30,9 @@ from upslope.demonstrations import read_demonstrations
 from upslope.ledger import PHASES
 from upslope.measures import rollout_metrics
 from upslope.models.load import load, save
+from upslope.preferences.made import train_recipe
+from upslope.preferences.recipe import RewardRecipe, read_recipe
+from upslope.preferences.training import Training
 from upslope.recipe import Recipe, read
 from upslope.recite import spoken
 from upslope.runs import Run
@@ -120,6 +124,9 @@ def test_toml_blocks_are_recipes_or_parts_of_one(examples: Path) -> None:
     for page, kind, _, code in BLOCKS:
         if kind == "toml":
             given = tomllib.loads(code)
+            if "out" in given:
+                assert read_recipe(examples / "judge.toml").out == given["out"]
+                continue
             if "arms" in given:
                 study = Study.read(examples / "study.toml")
                 assert [built(study.recipe(cell, examples, 1)) for cell in study.cells()]
@@ -184,7 +191,7 @@ def test_every_command_is_shown_and_every_command_named_exists() -> None:
     known = set(typer.main.get_group(app).commands)
     assert {words[0] for _, words in COMMANDS} == known
     for text in TEXTS.values():
-        assert set(re.findall(r"`upslope (\w+)", text)) <= known
+        assert set(re.findall(r"`upslope ([\w-]+)", text)) <= known
 
 
 def test_make_targets_exist() -> None:
@@ -222,7 +229,7 @@ def test_metrics_page_has_what_runs_write_and_nothing_else(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     written = names_of(trained()) | names_of(odd(tmp_path)) | set(costly()) | names_of(judged())
-    written |= names_of(preferred(tmp_path))
+    written |= names_of(preferred(tmp_path)) | modelled(tmp_path)
     listed = re.findall(r"^\| `(\w+/[^`]+)` \|", TEXTS["docs/metrics.md"], re.M)
     patterns = {name: re.compile(re.sub(r"<\w+>", "[^/]+", name)) for name in listed}
     unlisted = [n for n in written if not any(p.fullmatch(n) for p in patterns.values())]
@@ -264,6 +271,15 @@ def preferred(folder: Path) -> Run:
     dpo = {"name": "dpo", "algorithm": {"type": "dpo"}, "source": source}
     kto = {"name": "kto", "algorithm": {"type": "kto"}, "source": {"type": "mixed"}}
     return upslope.train({**SMALL, "env": {"type": "arithmetic"}, "stage": [dpo, kto]})
+
+
+def modelled(folder: Path) -> set[str]:
+    """What training a reward model says."""
+    env = {"type": "notes", "train": 24, "test": 24}
+    given = {"model": "ladder:0.1m", "out": str(folder / "judge"), "env": env}
+    train_recipe(RewardRecipe.model_validate({**given, "training": Training(epochs=1)}), str)
+    rows = (folder / "judge" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return {name for row in rows for name in json.loads(row)}
 
 
 def odd(folder: Path) -> Run:

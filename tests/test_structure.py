@@ -51,6 +51,7 @@ TABLE = {
     "snapshots": "types huggingface_hub",
     "models": "types alike batch critic optional files seeds snapshots models torch transformers "
     "jaxtyping numpy tokenizers safetensors huggingface_hub gguf filelock peft?",
+    "models.reward_model": "types chat models torch transformers jaxtyping",
     "engines.scripted": "types numpy transformers?",
     "engines.wire": "types",
     "engines": "types engines machine models torch transformers jaxtyping numpy",
@@ -118,7 +119,22 @@ TABLE = {
     "pace": "types checkpoints recipe rewards runs session settings stages train",
     "plan": "types accelerators models pace session sizes torch",
     "trial exam hindsight": "* !plan !pace !progress !cli",
+    "preferences": "",
+    "preferences.losses": "torch jaxtyping",
+    "preferences.learned": "types models preferences torch jaxtyping numpy",
+    "preferences.training": "types ledger models preferences seeds settings steps pydantic torch",
+    "preferences.calibration": "types estimates numpy",
+    "preferences.recipe": "types overrides preferences sentences settings pydantic tomli_w",
+    "preferences.transcripts": "types",
+    "preferences.gathered": "types chat engines.local envs.datasets fields grading models "
+    "preferences rollout scorers seeds",
+    "preferences.process": "types chat envs.datasets fields grading models preferences rollout "
+    "seeds numpy",
+    "preferences.picture": "curve estimates preferences",
+    "preferences.made": "types devices estimates files ledger models names preferences scorers "
+    "seeds threads torch numpy",
     "slope": "scaling typer",
+    "reward_models": "preferences? typer",
     "cli": "*",
     "": "launch? machine? recipe? resume? runs?",
 }

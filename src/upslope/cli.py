@@ -10,6 +10,7 @@ import typer
 
 from upslope import __version__
 from upslope.machine import prepare_memory
+from upslope.reward_models import app as reward_models
 from upslope.slope import app as slope
 from upslope.slope import to_stderr
 from upslope.types import UserError
@@ -22,6 +23,7 @@ app = typer.Typer(
     help="Scale language models with reinforcement learning.",
 )
 app.add_typer(slope)
+app.add_typer(reward_models)
 Recipe = Annotated[str, typer.Argument(help="A recipe: a TOML file.")]
 Overrides = Annotated[
     list[str] | None, typer.Argument(help="Settings to change: rollout.group=8 seed=1")

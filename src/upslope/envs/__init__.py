@@ -5,6 +5,7 @@ ENVS = {
     "countdown": "upslope.envs.countdown:Countdown",
     "logic": "upslope.envs.logic:Logic",
     "math": "upslope.envs.mathematics:Mathematics",
+    "notes": "upslope.envs.notes:Notes",
     "prices": "upslope.envs.prices:Prices",
     "reasoning_gym": "upslope.envs.reasoning_gym:ReasoningGym",
     "working": "upslope.envs.working:Working",
