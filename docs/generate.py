@@ -27,6 +27,7 @@ from upslope.components import (
     find,
     kinds_of,
     name_of,
+    named_kinds,
     required,
     table_of,
     tables_of,
@@ -36,7 +37,7 @@ from upslope.envs import ENVS
 from upslope.provenance import SOURCES
 from upslope.recipe import describe, settings_count
 from upslope.rewards import REWARDS
-from upslope.sentences import expected, shown
+from upslope.sentences import bare, expected, shown
 from upslope.types import Env, Problem, Reward, Trajectory
 
 FOLDER = Path(__file__).parent
@@ -136,7 +137,8 @@ def settings() -> str:
             f"- [`{n}`](reference/{kind}/{n}.md): {_first(where)}" for n, where in kinds.items()
         ]
     parts.append("\n## Rewards\n\n`[reward]`, with `type` one of these.")
-    parts += [line for n in REWARDS for line in _component(n, find(REWARDS, n, "reward"))]
+    for name, cls in ((n, find(REWARDS, n, "reward")) for n in REWARDS):
+        parts += [*_component(name, cls), *(f"\n`{key}`: {doc}" for key, doc in _nested(cls))]
     parts.append("\n## Engines\n\n`[engine]`, with `type` one of these.\n")
     parts += [f"- `{n}`: {_doc(find(ENGINES, n, 'engine'))}" for n in ENGINES]
     parts.append(f"\n## Presets\n\n{PRESETS}\n")
@@ -221,14 +223,18 @@ def _table(cls: type[Any]) -> Iterator[str]:
 def _fields(cls: type[Any], prefix: str = "") -> Iterator[tuple[str, str, str]]:
     """Key, type in words, default; a nested dataclass gives its own fields."""
     for given, hint in _hinted(cls):
-        if dataclasses.is_dataclass(hint) and isinstance(hint, type):
-            yield from _fields(hint, f"{prefix}{given.name}.")
+        if dataclasses.is_dataclass(inner := bare(hint)) and isinstance(inner, type):
+            yield from _fields(inner, f"{prefix}{given.name}.")
             continue
         if (inside := tables_of(hint)) is not None:
             yield from _fields(inside, f"{prefix}{given.name}.<name>.")
             continue
+        if named_kinds(hint) is not None:
+            yield f"{prefix}{given.name}.<name>", "a table with a `type`", "required"
+            continue
         if (kinds := kinds_of(hint)) is not None:
-            yield prefix + given.name, "a table with a `type`", _inside(kinds, default_of(given))
+            default = "required" if required(given) else _inside(kinds, default_of(given))
+            yield prefix + given.name, "a table with a `type`", default
             continue
         default = "required" if required(given) else shown(default_of(given))
         yield prefix + given.name, expected(hint), default
@@ -245,8 +251,8 @@ def _inside(kinds: Mapping[str, str], made: Any) -> str:
 def _nested(cls: type[Any]) -> Iterator[tuple[str, str]]:
     """Key and docstring of each nested dataclass."""
     for given, hint in _hinted(cls):
-        if dataclasses.is_dataclass(hint) and isinstance(hint, type):
-            yield given.name, _doc(hint)
+        if dataclasses.is_dataclass(inner := bare(hint)) and isinstance(inner, type):
+            yield given.name, _doc(inner)
         elif (inside := tables_of(hint)) is not None:
             yield f"{given.name}.<name>", _doc(inside)
 

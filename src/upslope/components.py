@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from upslope.seeds import seed_of
-from upslope.sentences import unknown, wrong
+from upslope.sentences import bare, unknown, wrong
 from upslope.types import UserError
 
 T = TypeVar("T")
@@ -126,9 +126,16 @@ def tables_of(hint: Any) -> type[Any] | None:
     return None
 
 
+def named_kinds(hint: Any) -> Mapping[str, str] | None:
+    """The same of a setting that holds such components by name."""
+    return kinds_of(typing.get_args(hint)[1]) if typing.get_origin(hint) is Mapping else None
+
+
 def _written(hint: Any, value: Any) -> Any:
     if (kinds := kinds_of(hint)) is not None:
         return {"type": name_of(kinds, value), **table_of(value)}
+    if named_kinds(hint) is not None:
+        return {k: _written(typing.get_args(hint)[1], v) for k, v in value.items()}
     if dataclasses.is_dataclass(value):
         return table_of(value)
     if isinstance(value, Mapping):
@@ -143,8 +150,11 @@ def _checked(hint: Any, value: Any, at: str) -> Any:
     tables."""
     if (kinds := kinds_of(hint)) is not None:
         return _nested(kinds, value, at)
-    if isinstance(hint, type) and dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
-        return build(hint, value, at)
+    if (kinds := named_kinds(hint)) is not None and isinstance(value, Mapping):
+        return {key: _nested(kinds, table, f"{at}.{key}") for key, table in value.items()}
+    given = bare(hint)
+    if isinstance(given, type) and dataclasses.is_dataclass(given) and isinstance(value, Mapping):
+        return build(given, value, at)
     if (cls := tables_of(hint)) is not None and isinstance(value, Mapping):
         for key, own in value.items():
             if not isinstance(own, Mapping):

@@ -221,6 +221,7 @@ async def prove_stage(session: Session, one: Built) -> list[Proof]:
             session.ledger.add(
                 "check", used.prefill_flops + used.decode_flops, used.computed + used.decoded
             )
+    selfcheck.prove_graded(groups)
     selfcheck.prove_costs(groups, reported(one.algorithm))
     batch = Batch.of(groups, one.algorithm.start())
     # The learner against itself before it is measured against the engine.

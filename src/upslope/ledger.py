@@ -113,6 +113,10 @@ class Ledger:
         }
         for kind, spent in kinds.items():
             row |= {f"ledger/{kind}/{phase}": float(n) for phase, n in spent.items() if n}
+        if self._seconds["reward"]:
+            flops, seconds = totals.training_flops or 1.0, totals.seconds
+            row["reward/flops_share"] = self._flops["reward"] / flops
+            row["reward/seconds_share"] = self._seconds["reward"] / seconds
         return row
 
     def state(self) -> dict[str, Any]:

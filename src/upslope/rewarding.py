@@ -3,7 +3,9 @@ ledger."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,8 +13,10 @@ from upslope.audit.auditor import Auditor
 from upslope.audit.settings import Alarms
 from upslope.grading import check
 from upslope.ledger import Ledger
-from upslope.rewards import Grades, Host, Lasts, OpensReward
-from upslope.types import Problem, Reward, Trajectory
+from upslope.rewards import Grades, Host, Lasts, OpensReward, Says
+from upslope.rewards.nested import ranged, within
+from upslope.rollout import Player
+from upslope.types import Group, Metrics, Problem, Reward, Trajectory
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,7 @@ class Rewarding:
         else:
             with self.ledger.time("reward"):
                 given = await self.grades.rewards(problem, trajectories)
+        given = ranged(self.grades, given)
         check(type(self.grades).__name__ + ".rewards", problem, trajectories, given)
         if not self.audit.asks:
             return await self.audit.look(problem, trajectories, given)
@@ -50,11 +55,37 @@ class Rewarding:
             return await self.audit.look(problem, trajectories, given)
 
     async def begin(self, folder: Path) -> None:
-        """Before a stage's first step."""
-        if isinstance(self.grades, Lasts):
-            await self.grades.begin(folder)
+        """Before a stage's first step; what is asked by another reward before that one."""
+        for name, one in within(self.grades):
+            if isinstance(one, Lasts):
+                await one.begin(folder / name)
 
     async def close(self) -> None:
-        """After its last."""
-        if isinstance(self.grades, Lasts):
-            await self.grades.close()
+        """After its last: all of them, also where one fails."""
+        async with AsyncExitStack() as stack:
+            for _, one in within(self.grades):
+                if isinstance(one, Lasts):
+                    stack.push_async_callback(one.close)
+
+    def metrics(self) -> Metrics:
+        """What they count."""
+        said = Counter[str]()
+        for _, one in within(self.grades):
+            if isinstance(one, Says):
+                said.update(one.metrics())
+        return dict(said)
+
+
+def playing(
+    player: Player, seed: int, spend: Callable[[float, int], None]
+) -> Callable[[Problem, int], Awaitable[Group]]:
+    """So many plays of a problem, to compare others with: sampling them is the reward's work."""
+
+    async def play(problem: Problem, size: int) -> Group:
+        group = await player.group(problem, 0, size, seed, "reference")
+        for usage in (t.usage for t in group.trajectories):
+            flops = usage.prefill_flops + usage.decode_flops
+            spend(flops, usage.computed + usage.decoded)
+        return group
+
+    return play

@@ -155,13 +155,24 @@ def prove_logprobs(learner: Learner, batch: Batch) -> Proof:
     return Proof("engine log-probabilities equal the learner's", f"within {float(apart.max()):.1e}")
 
 
+def prove_graded(groups: Sequence[Group]) -> None:
+    """Something was graded: a judge that is down from the start is not what a run should find."""
+    rewards = [reward for group in groups for reward in group.rewards]
+    if not any(reward.valid for reward in rewards):
+        why = next((reward.reason for reward in rewards), "")
+        raise UserError(
+            f"self-check: none of the first trajectories could be graded ({why or 'no reason'}): "
+            "mend the reward, or what it asks"
+        )
+
+
 def prove_gradient(learner: Learner, batch: Batch, algorithm: Algorithm) -> list[Proof]:
     """One gradient in two ways: packed in one piece, and row by row, unpacked, with rubbish where
     nothing may count."""
     if not batch.trained.any():
         raise UserError(
-            "self-check: none of the first trajectories could be graded: see why the env's rewards "
-            "are all invalid"
+            "self-check: none of the first trajectories could be graded: see why their rewards are "
+            "all invalid"
         )
     # Old values filled beforehand, not live ones, whose ratio could not but be 1.
     batch = learner.fill(batch, sorted({*algorithm.needs, "old_logprobs"}))

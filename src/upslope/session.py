@@ -31,7 +31,7 @@ from upslope.origins import refuse_longer, source_of
 from upslope.provenance import RecordedSettings
 from upslope.recipe import Recipe
 from upslope.result import Accuracy, StageResult
-from upslope.rewarding import Rewarding
+from upslope.rewarding import Rewarding, playing
 from upslope.rewards import Host, OpensReward
 from upslope.rollback import roll_back
 from upslope.rollout import Player, Thinking
@@ -124,7 +124,8 @@ class Session:
             if settings is one.reward:
                 return found
         policy, chat, engine = self.policy, self.chat, self.engine
-        host = Host(one.env, policy, chat, engine, self.recipe.seed, self.graded, self.say)
+        play = playing(self.player(one), self.recipe.seed, self.graded)
+        host = Host(one.env, policy, chat, engine, self.recipe.seed, self.graded, self.say, play)
         made = Rewarding.of(one.reward, host, self.ledger, one.audit, one.stage.name)
         self.opened.append((one.reward, made))
         return self.opened[-1][1]

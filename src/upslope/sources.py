@@ -15,6 +15,7 @@ from upslope.chat import Chat
 from upslope.curriculum import Curriculum, Heat, order
 from upslope.demonstrations import Demonstration, sets
 from upslope.recite import recited
+from upslope.rewards import Says
 from upslope.rollout import Player
 from upslope.types import Group, Metrics, Problem, Reward, UserError
 
@@ -77,11 +78,13 @@ class Rollouts:
         """Nothing more: pass rates were counted as groups were finished, also of refused ones."""
 
     def metrics(self) -> Metrics:
-        """Groups that were played and not used, so far, and problems retired."""
+        """Groups that were played and not used, so far, problems retired, and the reward's."""
         seen = {"groups/dropped": float(self.dropped), "groups/refused": float(self.refused)}
         if self.curriculum.retire:
             known = self.curriculum.known.values()
             seen["groups/retired"] = float(sum(map(self.curriculum.retired, known)))
+        if isinstance(self.player.reward, Says):
+            seen |= self.player.reward.metrics()
         return seen
 
     def state(self) -> Mapping[str, Any]:

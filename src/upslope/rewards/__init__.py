@@ -6,18 +6,32 @@ where that is not their env alone. Evaluations always ask the env.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from upslope.types import Engine, Env, Problem, Reward, Trajectory
+from upslope.types import Engine, Env, Group, Metrics, Problem, Reward, Trajectory
 
 if TYPE_CHECKING:
     from upslope.chat import Chat
     from upslope.models.policy import Policy
 
-REWARDS = {"env": "upslope.rewards.own:Own"}
+REWARDS = {
+    "env": "upslope.rewards.own:Own",
+    "model": "upslope.rewards.model:Model",
+    "judge": "upslope.rewards.judge:Judge",
+    "mix": "upslope.rewards.mix:Mix",
+    "ensemble": "upslope.rewards.ensemble:Ensemble",
+    "cascade": "upslope.rewards.cascade:Cascade",
+    "passes": "upslope.rewards.passes:Passes",
+    "cached": "upslope.rewards.cached:Cached",
+    "par": "upslope.rewards.par:Par",
+    "log_sigmoid": "upslope.rewards.log_sigmoid:LogSigmoid",
+    "clip": "upslope.rewards.clip:Clip",
+    "centred": "upslope.rewards.centred:Centred",
+    "length": "upslope.rewards.length:Length",
+}
 
 
 class Grades(Protocol):
@@ -42,11 +56,45 @@ class Lasts(Protocol):
         """After the last step, or when the run ends early."""
 
 
+@runtime_checkable
+class Nests(Protocol):
+    """Beside ``Grades``: one that asks others, by name. Whoever holds it begins and ends those too,
+    each before the one around it, and has them say what they count."""
+
+    @property
+    def asks(self) -> Mapping[str, Grades]: ...
+
+
+@runtime_checkable
+class Says(Protocol):
+    """Beside ``Grades``: one that counts something that is of no single play."""
+
+    def metrics(self) -> Metrics:
+        """Counts of the run so far; those of several rewards by one name are added up."""
+
+
+@runtime_checkable
+class Declares(Protocol):
+    """Beside ``Grades``: one whose totals lie between two numbers. One beyond them is invalid."""
+
+    @property
+    def earns(self) -> tuple[float, float]: ...
+
+
+@runtime_checkable
+class Compares(Protocol):
+    """Beside ``Grades``: one that may give a reply more or less for what others have said."""
+
+    @property
+    def compares(self) -> bool: ...
+
+
 @dataclass(frozen=True)
 class Host:
     """What a stage has that its reward may need.
 
     ``spend``: FLOPs and tokens of a pass that grades, to the ledger. ``say``: a line for the user.
+    ``play``: so many plays of a problem by the weights that the engine has, graded by the env.
     """
 
     env: Env
@@ -56,6 +104,7 @@ class Host:
     seed: int
     spend: Callable[[float, int], None]
     say: Callable[[str], None]
+    play: Callable[[Problem, int], Awaitable[Group]]
 
 
 @runtime_checkable
