@@ -25,7 +25,7 @@ from upslope.models.reward_folder import ABOUT, load_reward_model, save_reward_m
 from upslope.models.reward_model import RewardModel, averaged, reward_model_of
 from upslope.names import env_of
 from upslope.preferences.calibration import Numbers, Report, report, right_of
-from upslope.preferences.gathered import Gathered, columns_of, from_env, from_file
+from upslope.preferences.gathered import Gathered, columns_of, from_env, from_file, part_of
 from upslope.preferences.learned import Compared, Lesson, Pair, PairLoss, Rated, dialogue
 from upslope.preferences.picture import lines_of, markdown, picture
 from upslope.preferences.process import Solution, row_of, solutions_of, stepped
@@ -34,7 +34,7 @@ from upslope.preferences.training import Trained, scaled, scores_of, tempered, t
 from upslope.scorers import model_in
 from upslope.seeds import seed_of
 from upslope.threads import resolved
-from upslope.types import Metrics, UserError
+from upslope.types import Metrics, Split, UserError
 
 Say = Callable[[str], None]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -228,13 +228,11 @@ def _lesson(recipe: RewardRecipe, model: RewardModel, found: Material, part: int
 
 def _solutions(recipe: RewardRecipe) -> Sequence[Sequence[Solution]]:
     """Solutions to learn from, to stop by and to be judged by, split by their question."""
-    parts: tuple[list[Solution], ...] = ([], [], [])
+    parts: dict[Split, list[Solution]] = {"train": [], "validation": [], "test": []}
     for one in solutions_of(recipe.pairs.path):
-        asked = repr(one.problem.messages or one.problem.prompt)
-        place = seed_of("pairs", recipe.seed, asked) / 2**63 / recipe.pairs.held_out
-        parts[0 if place >= 1 else 1 if place < 0.5 else 2].append(one)
-    train_on = parts[0][: recipe.pairs.train or None]
-    return train_on, parts[1], parts[2][: recipe.pairs.test or None]
+        parts[part_of(one.problem, recipe.pairs.held_out, recipe.seed)].append(one)
+    most, judged_by = recipe.pairs.train or None, recipe.pairs.test or None
+    return parts["train"][:most], parts["validation"], parts["test"][:judged_by]
 
 
 def _of_steps(recipe: RewardRecipe, model: RewardModel, solutions: Sequence[Solution]) -> Report:
