@@ -24,10 +24,10 @@ from upslope.models.reward_folder import load_reward_model
 from upslope.models.reward_model import RewardModel, reward_model_of
 from upslope.preferences.gathered import columns_of, from_env, from_file, pairs_of
 from upslope.preferences.learned import Compared, Pair, PairLoss, Rated, Stepped
-from upslope.preferences.made import of_pairs, train_recipe
+from upslope.preferences.made import of_pairs, raw_of, train_recipe
 from upslope.preferences.process import row_of, solutions_of, stepped, worth_of
 from upslope.preferences.recipe import Pairs, dump, read_recipe
-from upslope.preferences.training import Fit, Training, train
+from upslope.preferences.training import Fit, Training, tempered, train
 from upslope.preferences.transcripts import messages_of
 from upslope.types import Problem, UserError
 
@@ -166,6 +166,35 @@ def test_ratings_and_steps_are_learned() -> None:
     least = -(0.25 * np.log(0.25) + 0.75 * np.log(0.75)) / 4  # a soft label's own entropy
     assert losses[0] == pytest.approx(np.log(2))
     assert losses[-1] == pytest.approx(least, abs=0.02)
+
+
+def test_a_temperature_makes_chances_come_true() -> None:
+    """A head that tells 3 of 4 pairs right, and is far too sure: its chances become 3/4."""
+    model = fresh("reward", "none")
+    info = {"none_chosen": 0.0, "none_rejected": 0.0}
+    pairs = [p._replace(info=info) for p in simple(32)]
+    turned = [
+        Pair(p.problem, p.rejected, p.chosen, info) if i % 4 == 0 else p
+        for i, p in enumerate(pairs)
+    ]
+    fit, lesson = Fit(model, Training(lr=1e-2), 30, Ledger()), Compared.of(model, pairs, PairLoss())
+    for _ in range(30):
+        fit.update(lesson, range(32))
+    kept = model.head.weight[1].clone()
+    held = Compared.of(model, turned, PairLoss())
+    before, order = fit.look(held), ahead(model, pairs)
+    tempered(model, held, 4096)
+    assert before > 1
+    assert fit.look(held) == pytest.approx(-(0.75 * np.log(0.75) + 0.25 * np.log(0.25)), abs=0.02)
+    assert float(torch.sigmoid(ahead(model, pairs)).mean()) == pytest.approx(0.75, abs=0.02)
+    assert torch.equal(ahead(model, pairs).argsort(), order.argsort())
+    assert torch.equal(model.head.weight[1], kept)
+
+
+def ahead(model: RewardModel, pairs: Sequence[Pair]) -> torch.Tensor:
+    """How far the chosen side is, by the first head."""
+    raw = torch.from_numpy(raw_of(model, pairs, 4096))[:, :, 0]
+    return raw[:, 0] - raw[:, 1]
 
 
 def test_it_stops_where_held_out_loss_rises_and_keeps_the_best() -> None:

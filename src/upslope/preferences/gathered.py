@@ -19,7 +19,7 @@ from upslope.engines.local import LocalEngine
 from upslope.envs.datasets import read_rows
 from upslope.grading import grade
 from upslope.models.load import load
-from upslope.preferences.learned import Pair, dialogue
+from upslope.preferences.learned import Pair, dialogue, question
 from upslope.preferences.recipe import Pairs
 from upslope.preferences.transcripts import is_transcript, messages_of
 from upslope.rollout import Player, together
@@ -57,14 +57,18 @@ def from_file(settings: Pairs, seed: int) -> Gathered:
 
 def split_apart(pairs: Iterable[Pair], settings: Pairs, seed: int) -> Gathered:
     """Pairs in three parts, by a hash of what was asked; half of the held-out are to stop by."""
-    parts: dict[str, list[Pair]] = {"train": [], "validation": [], "test": []}
+    parts: dict[Split, list[Pair]] = {"train": [], "validation": [], "test": []}
     for pair in pairs:
-        asked = repr(pair.problem.messages or pair.problem.prompt)
-        place = seed_of("pairs", seed, asked) / 2**63 / settings.held_out
-        parts["train" if place >= 1 else "validation" if place < 0.5 else "test"].append(pair)
+        parts[part_of(pair.problem, settings.held_out, seed)].append(pair)
     train = shuffled(parts["train"], seed)[: settings.train or None]
     test = parts["test"][: settings.test or None]
     return Gathered(train, parts["validation"], test)
+
+
+def part_of(problem: Problem, held_out: float, seed: int) -> Split:
+    """What a question is for, by its hash."""
+    place = seed_of("pairs", seed, question(problem)) / 2**63 / held_out
+    return "train" if place >= 1 else "validation" if place < 0.5 else "test"
 
 
 def pairs_of(path: str | Path) -> Iterator[Pair]:

@@ -4,7 +4,7 @@ steps. Each says its own loss; the loop that trains on them is ``training``.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -177,6 +177,11 @@ def earned(pair: Pair, name: str, side: str) -> float:
     return float(value)
 
 
+def question(problem: Problem) -> str:
+    """All that was asked, as a key: what answers one question is held out together."""
+    return repr(problem.messages or problem.prompt)
+
+
 def _preferred(pair: Pair, name: str) -> float:
     return float(np.sign(earned(pair, name, "chosen") - earned(pair, name, "rejected")))
 
@@ -184,8 +189,3 @@ def _preferred(pair: Pair, name: str) -> float:
 def _refuse_few(count: int, what: str) -> None:
     if count < FEWEST:
         raise UserError(f"{count} {what} are too few to learn from: give at least {FEWEST}")
-
-
-def asked_of(pairs: Iterable[Pair]) -> list[str]:
-    """What each pair was asked, as a key: pairs of one question are not independent."""
-    return [repr(pair.problem.messages or pair.problem.prompt) for pair in pairs]

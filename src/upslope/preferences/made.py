@@ -19,21 +19,22 @@ from upslope.devices import device_of
 from upslope.estimates import Interval, interval
 from upslope.files import append_rows, explained, replace_file
 from upslope.ledger import Ledger
+from upslope.models.folder import quiet
 from upslope.models.load import adapted, count, load
 from upslope.models.reward_folder import ABOUT, load_reward_model, save_reward_model
 from upslope.models.reward_model import RewardModel, averaged, reward_model_of
 from upslope.names import env_of
 from upslope.preferences.calibration import Numbers, Report, report, right_of
-from upslope.preferences.gathered import Gathered, columns_of, from_env, from_file
+from upslope.preferences.gathered import Gathered, columns_of, from_env, from_file, part_of
 from upslope.preferences.learned import Compared, Lesson, Pair, PairLoss, Rated, dialogue
 from upslope.preferences.picture import lines_of, markdown, picture
 from upslope.preferences.process import Solution, row_of, solutions_of, stepped
 from upslope.preferences.recipe import RewardRecipe, dump
-from upslope.preferences.training import Trained, scaled, scores_of, train
+from upslope.preferences.training import Trained, scaled, scores_of, tempered, train
 from upslope.scorers import model_in
 from upslope.seeds import seed_of
 from upslope.threads import resolved
-from upslope.types import Metrics, UserError
+from upslope.types import Metrics, Split, UserError
 
 Say = Callable[[str], None]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -61,10 +62,8 @@ def train_recipe(recipe: RewardRecipe, say: Say) -> tuple[RewardModel, Report]:
         trained = _trained(recipe, model, found, member, ledger, say)
         members.append(trained.model)
         rows += [{**row, "reward_model/member": float(member)} for row in trained.rows]
-    model = members[0]
-    if len(members) > 1:
-        model = averaged(members)
-        model = scaled(model, _lesson(recipe, model, found, 0), recipe.training.micro_tokens)
+    model = averaged(members) if len(members) > 1 else members[0]
+    model = _settled(recipe, model, found)
     seconds, spent = time.perf_counter() - began, ledger.totals()
     with explained(out):
         out.mkdir(parents=True, exist_ok=True)
@@ -166,7 +165,8 @@ def fitting(model: RewardModel, found: Material, say: Say) -> Material:
 
     def kept(pairs: Sequence[Pair]) -> list[Pair]:
         sides = ((p, [dialogue(p.problem, t) for t in (p.chosen, p.rejected)]) for p in pairs)
-        return [pair for pair, both in sides if all(map(model.fits, both))]
+        with quiet():  # the tokenizer's own warning of what is looked for here
+            return [pair for pair, both in sides if all(map(model.fits, both))]
 
     pairs = found.pairs
     fit = Gathered(kept(pairs.train), kept(pairs.validation), kept(pairs.test))
@@ -207,6 +207,14 @@ def _trained(
     return train(model, lesson, held, recipe.training, seed, ledger, say)
 
 
+def _settled(recipe: RewardRecipe, model: RewardModel, found: Material) -> RewardModel:
+    """A trained model with a temperature, where it compares pairs, and with a scale."""
+    tokens, held = recipe.training.micro_tokens, _lesson(recipe, model, found, 1)
+    if isinstance(held, Compared):
+        tempered(model, held, tokens)
+    return scaled(model, _lesson(recipe, model, found, 0), tokens)
+
+
 def _lesson(recipe: RewardRecipe, model: RewardModel, found: Material, part: int) -> Lesson:
     """What there is to learn from (part 0) or to stop by (1)."""
     loss = recipe.loss
@@ -220,13 +228,11 @@ def _lesson(recipe: RewardRecipe, model: RewardModel, found: Material, part: int
 
 def _solutions(recipe: RewardRecipe) -> Sequence[Sequence[Solution]]:
     """Solutions to learn from, to stop by and to be judged by, split by their question."""
-    parts: tuple[list[Solution], ...] = ([], [], [])
+    parts: dict[Split, list[Solution]] = {"train": [], "validation": [], "test": []}
     for one in solutions_of(recipe.pairs.path):
-        asked = repr(one.problem.messages or one.problem.prompt)
-        place = seed_of("pairs", recipe.seed, asked) / 2**63 / recipe.pairs.held_out
-        parts[0 if place >= 1 else 1 if place < 0.5 else 2].append(one)
-    train_on = parts[0][: recipe.pairs.train or None]
-    return train_on, parts[1], parts[2][: recipe.pairs.test or None]
+        parts[part_of(one.problem, recipe.pairs.held_out, recipe.seed)].append(one)
+    most, judged_by = recipe.pairs.train or None, recipe.pairs.test or None
+    return parts["train"][:most], parts["validation"], parts["test"][:judged_by]
 
 
 def _of_steps(recipe: RewardRecipe, model: RewardModel, solutions: Sequence[Solution]) -> Report:

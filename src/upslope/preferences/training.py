@@ -18,7 +18,8 @@ from torch import Tensor
 
 from upslope.ledger import Ledger
 from upslope.models.reward_model import RewardModel, padded, whitened
-from upslope.preferences.learned import Lesson
+from upslope.preferences.calibration import fitted_temperature
+from upslope.preferences.learned import Compared, Lesson
 from upslope.seeds import seed_of
 from upslope.settings import Amount, Count, Decay, Learner, Number, Positive, Settings
 from upslope.steps import learning_rate
@@ -26,6 +27,7 @@ from upslope.types import Metrics, UserError
 
 Say = Callable[[str], None]
 BAD = 3  # updates in a row that are not finite before it stops
+COLDEST = 0.5  # a temperature that few pairs, all told apart, may seem to ask for
 WHITE = 2048  # replies that say the scale of scores, at most
 
 
@@ -185,6 +187,24 @@ def scaled(model: RewardModel, lesson: Lesson, micro_tokens: int) -> RewardModel
     most = range(min(len(lesson), WHITE))
     rows = [row for one in most for row in lesson.rows(one)][:WHITE]
     return whitened(model, scores_of(model, [row.tokens for row in rows], micro_tokens))
+
+
+@torch.no_grad()
+def tempered(model: RewardModel, held: Compared, micro_tokens: int) -> None:
+    """Divide each head by the temperature at which it foretells best who won held-out pairs.
+
+    Order stays; what is said of the chance of winning comes true. Stopping early leaves scores too
+    near each other.
+    """
+    rows = [tokens for sides in held.sides for tokens in sides]
+    raw = scores_of(model, rows, micro_tokens).double().unflatten(0, (-1, 2)).numpy()
+    ahead = held.sign * (raw[:, 0] - raw[:, 1])
+    for place in range(len(model.names)):
+        own = ahead[held.sign[:, place] != 0, place]
+        if len(own) and own.any():
+            heat = max(COLDEST, fitted_temperature(own))
+            model.head.weight[place] /= heat
+            model.head.bias[place] /= heat
 
 
 def scores_of(model: RewardModel, rows: Sequence[Sequence[int]], micro_tokens: int) -> Tensor:
