@@ -111,7 +111,7 @@ def test_python_blocks_run(examples: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert [run.result() is not None for run in trained] == [True]
 
 
-@pytest.mark.parametrize("part", ["better", "backwards", "brief", "plain"])
+@pytest.mark.parametrize("part", ["better", "backwards", "brief", "plain", "polite"])
 def test_the_example_of_each_part_trains(part: str, examples: Path) -> None:
     assert callable(upslope.train)  # though a module of the package has that name, too
     recipe = f"with_{part}.toml"
@@ -229,7 +229,7 @@ def test_metrics_page_has_what_runs_write_and_nothing_else(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     written = names_of(trained()) | names_of(odd(tmp_path)) | set(costly()) | names_of(judged())
-    written |= names_of(preferred(tmp_path)) | modelled(tmp_path)
+    written |= names_of(preferred(tmp_path)) | modelled(tmp_path) | names_of(weighed())
     listed = re.findall(r"^\| `(\w+/[^`]+)` \|", TEXTS["docs/metrics.md"], re.M)
     patterns = {name: re.compile(re.sub(r"<\w+>", "[^/]+", name)) for name in listed}
     unlisted = [n for n in written if not any(p.fullmatch(n) for p in patterns.values())]
@@ -280,6 +280,16 @@ def modelled(folder: Path) -> set[str]:
     train_recipe(RewardRecipe.model_validate({**given, "training": Training(epochs=1)}), str)
     rows = (folder / "judge" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     return {name for row in rows for name in json.loads(row)}
+
+
+def weighed() -> Run:
+    """RL on the env's reward, with a judge whose verdicts are reported alone."""
+    template = {"template": "{reply}", "max_tokens": 2, "failures": 1.0}
+    judge = {"weight": 0, "reward": {"type": "judge", **template}}
+    parts = {"env": {"reward": {"type": "env"}}, "judge": judge}
+    reward = {"type": "mix", "parts": parts}
+    rl = {"name": "rl", "algorithm": {"type": "rloo"}, "reward": reward}
+    return upslope.train({**SMALL, "env": {"type": "arithmetic"}, "stage": [rl]})
 
 
 def odd(folder: Path) -> Run:
