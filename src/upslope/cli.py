@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from upslope import __version__
+from upslope.audit.commands import app as audit
 from upslope.machine import prepare_memory
 from upslope.slope import app as slope
 from upslope.slope import to_stderr
@@ -22,6 +23,7 @@ app = typer.Typer(
     help="Scale language models with reinforcement learning.",
 )
 app.add_typer(slope)
+app.add_typer(audit, name="audit")
 Recipe = Annotated[str, typer.Argument(help="A recipe: a TOML file.")]
 Overrides = Annotated[
     list[str] | None, typer.Argument(help="Settings to change: rollout.group=8 seed=1")
