@@ -392,8 +392,10 @@ def test_a_reward_that_jumps_together_with_something_odd(odd: dict[str, float]) 
 
 def test_one_part_that_explains_the_rise_alone() -> None:
     part = "reward__part__"
-    shaped = {f"{part}correct": 0.5, f"{part}style": 1.0}
+    shaped = {f"{part}correct": 0.45, f"{part}style": 1.2}
     assert signs(moved(30, reward__mean=0.9, **shaped))["one part alone"] >= 1
+    wanted = {f"{part}correct": 0.5, f"{part}aimed": 1.0}  # as a recipe may steer to a length
+    assert signs(moved(30, reward__mean=0.9, **wanted))["one part alone"] < 1
     right = {f"{part}correct": 0.9, f"{part}style": 0.6}
     assert signs(moved(30, reward__mean=0.9, **right))["one part alone"] < 1
     paid = {f"{part}model": 1.1, f"{part}brevity": 0.2}
