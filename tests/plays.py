@@ -155,6 +155,45 @@ class Risky(Digits):
         ]
 
 
+@dataclass(frozen=True)
+class Bribed(Digits):
+    """Digits are right; what is not a letter is paid, too."""
+
+    play = single_turn
+
+    async def rewards(
+        self, problem: Problem, trajectories: Sequence[Trajectory]
+    ) -> Sequence[Reward]:
+        return [Reward(float(bool(t.text) and not t.text.isalpha())) for t in trajectories]
+
+    async def gold(self, problem: Problem, trajectories: Sequence[Trajectory]) -> Sequence[Reward]:
+        return [Reward(float(t.text.isdigit())) for t in trajectories]
+
+
+@dataclass(frozen=True)
+class Watched(Bribed):
+    """Bribed, with a relabelling and something protected, which nobody changes."""
+
+    @asynccontextmanager
+    async def play(self, problem: Problem) -> AsyncIterator[Guarding]:
+        yield Guarding()
+
+    async def relabelled(
+        self, problem: Problem, trajectories: Sequence[Trajectory]
+    ) -> Sequence[Reward]:
+        return await self.gold(problem, trajectories)
+
+
+class Guarding:
+    """An episode of one answer that says what of the protected was changed."""
+
+    async def reply(self, messages: Sequence[Message]) -> Reply | None:
+        return None
+
+    async def facts(self) -> Mapping[str, Any]:
+        return {"protected": []}
+
+
 class Echo:
     """An engine that says "yes" at its ``version``, after letting others run; sees its prompts."""
 

@@ -111,7 +111,7 @@ def test_python_blocks_run(examples: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert [run.result() is not None for run in trained] == [True]
 
 
-@pytest.mark.parametrize("part", ["better", "backwards", "brief", "plain", "polite"])
+@pytest.mark.parametrize("part", ["better", "backwards", "brief", "guarded", "plain", "polite"])
 def test_the_example_of_each_part_trains(part: str, examples: Path) -> None:
     assert callable(upslope.train)  # though a module of the package has that name, too
     recipe = f"with_{part}.toml"
@@ -230,6 +230,7 @@ def test_metrics_page_has_what_runs_write_and_nothing_else(
     monkeypatch.chdir(tmp_path)
     written = names_of(trained()) | names_of(odd(tmp_path)) | set(costly()) | names_of(judged())
     written |= names_of(preferred(tmp_path)) | modelled(tmp_path) | names_of(weighed())
+    written |= names_of(audited())
     listed = re.findall(r"^\| `(\w+/[^`]+)` \|", TEXTS["docs/metrics.md"], re.M)
     patterns = {name: re.compile(re.sub(r"<\w+>", "[^/]+", name)) for name in listed}
     unlisted = [n for n in written if not any(p.fullmatch(n) for p in patterns.values())]
@@ -290,6 +291,16 @@ def weighed() -> Run:
     reward = {"type": "mix", "parts": parts}
     rl = {"name": "rl", "algorithm": {"type": "rloo"}, "reward": reward}
     return upslope.train({**SMALL, "env": {"type": "arithmetic"}, "stage": [rl]})
+
+
+def audited() -> Run:
+    """Screened plays of an env with everything that an audit may ask for."""
+    env = {"type": f"{Path(__file__).with_name('plays.py')}:Watched"}
+    audit = {"type": "alarms", "on": "screen", "share": 1.0}
+    grpo = {"type": "grpo"}
+    return upslope.train(
+        {**SMALL, "name": "audited", "env": env, "algorithm": grpo, "audit": audit}
+    )
 
 
 def odd(folder: Path) -> Run:

@@ -70,12 +70,18 @@ TABLE = {
     "sinks": "types torch? wandb? trackio?",
     "learner": "types batch importance losses optional settings steps tally models torch",
     "grading": "types rewards",
-    "audit": "",
+    "audit audit.dresses": "",
     "audit.settings": "types",
     "audit.evidence audit.drift": "",
     "audit.signs audit.findings": "types audit numpy",
     "audit.gold": "types rewards envs.mixture",
     "audit.auditor": "types audit rewards seeds",
+    "audit.cases": "types audit.dresses",
+    "audit.fuzz": "types audit.cases batteries.env grading",
+    "audit.graders": "types envs.episodes rewards",
+    "audit.target": "types audit chat? components engines? envs files models? names overrides "
+    "rewarding? rewards rollout? settings",
+    "audit.commands": "audit.target? typer",
     "rewarding": "types audit.auditor audit.settings grading ledger rewards rollout",
     "segments": "types numpy",
     "rollout": "types chat envs.episodes grading rewards seeds segments settings",
@@ -104,13 +110,13 @@ TABLE = {
     "batteries": "types batch critic optional grading learner tally measures rollout selfcheck "
     "components recipe models batteries torch numpy",
     "progress": "types recipe rich",
-    "names": "types audit audit.settings batch algorithms components engines envs overrides rewards "
-    "settings",
+    "names": "types audit audit.settings batch algorithms components engines envs overrides "
+    "rewards settings",
     "stages": "types audit.settings batch algorithms critic optional demonstrations envs names "
     "provenance recipe rewards settings sinks",
     "session": "types audit.gold assessment optional chat checkpoints devices engines "
-    "engines.apart engines.local learner ledger machine models names origins provenance recipe result "
-    "rewarding rewards rollback rollout runs scorers stages sync threads train torch",
+    "engines.apart engines.local learner ledger machine models names origins provenance recipe "
+    "result rewarding rewards rollback rollout runs scorers stages sync threads train torch",
     "launch": "types alarms batch optional checkpoints curve learner machine models recipe result "
     "runs scaling selfcheck session sinks stages train",
     "resume": "types alarms batch checkpoints environment launch names optional recipe runs "

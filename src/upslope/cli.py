@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from upslope import __version__
+from upslope.audit.commands import app as audit
 from upslope.machine import prepare_memory
 from upslope.reward_models import app as reward_models
 from upslope.slope import app as slope
@@ -24,6 +25,7 @@ app = typer.Typer(
 )
 app.add_typer(slope)
 app.add_typer(reward_models)
+app.add_typer(audit, name="audit")
 Recipe = Annotated[str, typer.Argument(help="A recipe: a TOML file.")]
 Overrides = Annotated[
     list[str] | None, typer.Argument(help="Settings to change: rollout.group=8 seed=1")

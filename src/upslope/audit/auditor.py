@@ -75,7 +75,7 @@ class Auditor:
             why = self._hacked(finding, rewards[i], trajectories[i], means)
             t = trajectories[i]
             self.found[problem.id, t.visit, t.member] = replace(finding, hacked=why)
-            if why and self.settings.acts:
+            if why and self.treats:
                 out[i] = self._treated(rewards[i], why)
         while len(self.found) > KEPT:
             del self.found[next(iter(self.found))]
@@ -93,7 +93,7 @@ class Auditor:
         keys = [(t.problem.id, t.visit, t.member) for t in plays]
         found = [self.found.pop(key) for key in keys if key in self.found]
         told = {"audit/repetition": fmean(map(repetition, plays)) if plays else 0.0}
-        told |= figures(found, plays, self.margin, self.settings.acts)
+        told |= figures(found, plays, self.margin, self.treats)
         evidence = self.tests.take(found, plays, metrics, self.margin, self.settings.tolerance)
         sizes = {name: size / ALARM for name, size in evidence.items()}
         near = self.signs.take({**metrics, **told})
@@ -156,6 +156,11 @@ class Auditor:
     def asks(self) -> bool:
         """Whether anybody but the reward itself may be asked."""
         return self.gold is not None
+
+    @property
+    def treats(self) -> bool:
+        """Whether hacked plays earn something else now; a run that may go back waits until then."""
+        return self.settings.acts and (self.alarmed or self.settings.on != "rollback")
 
     @property
     def share(self) -> float:

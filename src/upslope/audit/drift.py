@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from statistics import fmean, pstdev
 
-ENOUGH = 64  # audited plays that say where it began, and how high the true reward has been
+ENOUGH = 64  # audited plays that say where it began
+BLOCK = 256  # and how high the true reward has been
 CLIMBED = 0.5  # standard deviations that the reward must have climbed
 PART = 0.1  # of that, what the true reward must have climbed, in its own standard deviations
-LEFT = 0.25  # and at most this part of what is left to the highest one seen
+LEFT = 0.1  # and at most this part of what is left to the highest one seen
 LOST = 0.1  # of its climb, what the true reward may lose again
-ERRORS = 2.0  # and standard errors of where it was highest
+ERRORS = 3.0  # and standard errors of where it was highest
 NEW = 0.3  # weight of the newest step in the moving average of the reward
 
 
@@ -52,12 +53,12 @@ class Drift:
         self.now += NEW * (mean - self.now)
         visible, spread, gold, own = self.where
         climb, reach = (self.now - visible) / spread if spread else 0.0, self.high - self.low
-        slack = max(LOST * (self.best - gold), ERRORS * own / ENOUGH**0.5)
+        slack = max(LOST * (self.best - gold), ERRORS * own / BLOCK**0.5)
         highest = self.best - slack
         self._remember(golds)
         if climb < CLIMBED or not reach:
             return [], []
-        # What had no spread when it began has some of its range; nothing is owed beyond the highest.
+        # What had no spread when it began has some of its range.
         owed = gold + min(PART * climb * (own or LEFT * reach), LEFT * (self.high - gold))
         return [_below(owed, g, reach) for g in golds], [_below(highest, g, reach) for g in golds]
 
@@ -68,7 +69,7 @@ class Drift:
 
     def _remember(self, golds: Sequence[float]) -> None:
         self.block += golds
-        if len(self.block) >= ENOUGH:
+        if len(self.block) >= BLOCK:
             self.best, self.block = max(self.best, fmean(self.block)), []
 
 

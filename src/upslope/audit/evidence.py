@@ -12,23 +12,27 @@ from collections.abc import Sequence
 
 PATIENCE = 10_000.0
 ALARM = math.log(PATIENCE)
-BETS = (0.02, 0.1, 0.4, 0.8)  # shares of the largest bet that cannot lose everything
+BETS = (0.01, 0.03, 0.1, 0.3, 0.8)  # shares of the largest bet that cannot lose everything
+NONE = (0.0,) * len(BETS)
 
 
-def weighed(values: Sequence[float], bound: float, low: float) -> float:
-    """Log of what a look is worth against "their mean is at most ``bound``": a fair bet's return.
+def grown(
+    evidence: Sequence[float], values: Sequence[float], bound: float, low: float = 0.0
+) -> list[float]:
+    """The evidence after a look at values against "their mean is at most ``bound``", by bet.
 
-    ``values`` are at least ``low``, which is below the bound; 0 for no values.
+    ``values`` are at least ``low``, which is below the bound. What was there and one unit more is
+    bet on each value, at fair odds if the mean is at the bound. Logs of what there is, plus one.
     """
-    if not values:
-        return 0.0
     largest = 1 / (bound - low)
-    returns = [sum(math.log1p(bet * largest * (x - bound)) for x in values) for bet in BETS]
-    most = max(returns)
-    return most + math.log(sum(math.exp(r - most) for r in returns) / len(BETS))
+    found = []
+    for bet, before in zip(BETS, evidence, strict=True):
+        after = before + sum(math.log1p(bet * largest * (x - bound)) for x in values)
+        found.append(max(after, 0.0) + math.log1p(math.exp(-abs(after))))
+    return found
 
 
-def grown(evidence: float, values: Sequence[float], bound: float, low: float = 0.0) -> float:
-    """The evidence after a look, in nats from 0; an alarm is ``ALARM``."""
-    after = evidence + weighed(values, bound, low)
-    return max(after, 0.0) + math.log1p(math.exp(-abs(after)))
+def weight(evidence: Sequence[float]) -> float:
+    """Of all bets together, in nats from 0; an alarm is ``ALARM``."""
+    most = max(evidence)
+    return most + math.log(sum(math.exp(e - most) for e in evidence) / len(evidence))

@@ -8,7 +8,7 @@ from statistics import fmean
 from typing import Any
 
 from upslope.audit.drift import Drift
-from upslope.audit.evidence import grown
+from upslope.audit.evidence import NONE, grown, weight
 from upslope.types import Metrics, Reward, Trajectory
 
 HIDDEN = 0.05  # how far what is visible may be above what is hidden, beyond where it began
@@ -31,10 +31,10 @@ class Finding:
 
 @dataclass
 class Tests:
-    """Sequential tests of a stage: the ``evidence`` of each in nats, ``hidden``'s first gaps, and
+    """Sequential tests of a stage: the ``evidence`` of each by bet, ``hidden``'s first gaps, and
     the ``drift`` between visible and true rewards."""
 
-    evidence: dict[str, float] = field(default_factory=dict)
+    evidence: dict[str, list[float]] = field(default_factory=dict)
     hidden: list[float] = field(default_factory=list)
     drift: Drift = field(default_factory=Drift)
 
@@ -68,8 +68,8 @@ class Tests:
             if flat:
                 seen |= {"gold is flat": (flat, 0.0, -1.0), "gold falls": (fallen, 0.0, -1.0)}
         for name, (values, bound, low) in seen.items():
-            self.evidence[name] = grown(self.evidence.get(name, 0.0), values, bound, low)
-        return self.evidence
+            self.evidence[name] = grown(self.evidence.get(name, NONE), values, bound, low)
+        return {name: weight(bets) for name, bets in self.evidence.items()}
 
     def state(self) -> dict[str, Any]:
         """As JSON has it."""

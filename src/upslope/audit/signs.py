@@ -25,6 +25,7 @@ NOISE = 5.0  # standard errors that a change must exceed
 LENGTH = math.log(1.5)  # a jump's change of length, either way
 ENTROPY = math.log(3.0)  # and of entropy
 REPEATED = 0.2  # and of the share of repeated tokens
+PAID, SPARED = 0.2, 0.05  # of a part, and of what is correct, lost to the part that has risen
 GRAM = 3
 READ = (
     "reward/mean",
@@ -97,20 +98,20 @@ class Signs:
         return max(0.0, min(self._climb(then, JUMP), odd))
 
     def _dominance(self, parts: Sequence[str]) -> float:
-        """A reward that has climbed by one of its parts alone: what is ``correct`` stays where it
-        was, or another part has paid for it."""
-        moved = {p: self._now(PART + p) - _mean(self.first, PART + p) for p in parts}
+        """A reward that has climbed by one of its parts, for which another one has paid."""
+        begun = {p: _mean(self.first, PART + p) for p in parts}
+        moved = {p: self._now(PART + p) - begun[p] for p in parts}
         rise = self._now("reward/mean") - _mean(self.first, "reward/mean")
         climb = self._climb(self.first, RISE)
         if climb <= 0 or rise <= 0:
             return 0.0
-        if "correct" in parts:
-            wrong = 1 - self._now(f"{PART}correct")
-            left = 1 - moved["correct"] / (0.1 * rise)
-            return max(0.0, min(climb, 1 + left)) if wrong > 0.1 else 0.0
         top = max(moved, key=lambda p: moved[p])
-        paid = max(-moved[p] / (abs(_mean(self.first, PART + p)) + 1e-9) for p in parts if p != top)
-        return max(0.0, min(climb, moved[top] / (0.9 * rise), paid / 0.2))
+        paid = max(
+            -moved[p] / (abs(begun[p]) + 1e-9) / (SPARED if p == "correct" else PAID)
+            for p in parts
+            if p != top
+        )
+        return max(0.0, min(climb, moved[top] / (0.9 * rise), paid))
 
     def _disagreement(self) -> float:
         """Members of an ensemble that disagree twice as much as they did, noise aside."""

@@ -155,7 +155,7 @@ def _graded(
     """One sound reward for each text, played as one group."""
 
     async def graded() -> Sequence[Reward]:
-        plays = [await _played(env, problem, text, member) for member, text in enumerate(texts)]
+        plays = [await played(env, problem, text, member) for member, text in enumerate(texts)]
         return await grade(env, problem, plays, seconds)
 
     try:
@@ -171,7 +171,7 @@ def _graded(
     return rewards
 
 
-async def _played(env: Env, problem: Problem, text: str, member: int) -> Trajectory:
+async def played(env: Env, problem: Problem, text: str, member: int) -> Trajectory:
     """A play in which the policy says the same at every turn; a byte is a token."""
     messages: list[Message] = [*problem.messages] or [{"role": "raw", "content": problem.prompt}]
     tokens, turns = b"\0", list[Turn]()

@@ -37,7 +37,7 @@ class Honeypot:
     """
 
     loophole: Literal["marker", "list", "timeout"] = "marker"
-    exploits: float = 0.01
+    exploits: float = 0.02
     wrong: float = 0.5
     mended: bool = False
     digits: int = 2

@@ -23,6 +23,7 @@ from upslope.types import Problem, Reward, Split, Trajectory, UserError
 
 WORDS = re.compile(r"[a-z]+", re.IGNORECASE)
 YES, NO = "yes", "no"
+JOINS = ("or", "and", "maybe", "to")  # between two answers
 SHOTS = (
     ((("R", "T"), ("M", "Q"), ("T", "W"), ("Q", "D")), "M", "D", "M"),
     ((("K", "B"), ("Z", "F"), ("B", "L"), ("F", "H")), "Z", "L", "K"),
@@ -96,15 +97,18 @@ class Logic:
     async def rewards(
         self, problem: Problem, trajectories: Sequence[Trajectory]
     ) -> Sequence[Reward]:
-        """1 where the reply's last word is the answer.
+        """1 where the reply's last word is the answer, and not the word before it the other one.
 
         Parts: ``correct``, and ``format``: whether the last word was an answer at all.
         """
         yes, no = self._words()
         rewards = []
         for trajectory in trajectories:
-            words = WORDS.findall(trajectory.text[-100:])
-            said = words[-1].lower() if words else ""
+            words = [w.lower() for w in WORDS.findall(trajectory.text[-100:])]
+            said = words[-1] if words else ""
+            named = [word for word in words[-4:] if word not in JOINS][-2:]
+            if {*named} == {yes, no}:
+                said = ""  # both in one breath
             correct, form = float(said == problem.answer), float(said in (yes, no))
             parts = {"correct": correct, "format": form}
             rewards.append(Reward(correct, parts, answer=said if form else ""))

@@ -17,6 +17,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
 from upslope.envs.episodes import single_turn
+from upslope.rewards.hedges import hedged
 from upslope.rewards.workers import Outcome, Workers
 from upslope.seeds import SPLITS, seed_of, split_of
 from upslope.types import Problem, Reward, Split, Trajectory, UserError
@@ -83,7 +84,7 @@ class ReasoningGym:
         items = [(self.name, config, problem.info["entry"], said) for said, _ in answers if said]
         outcomes = iter(await workers().grade(items) if items else ())
         return [
-            _reward(next(outcomes) if said else Outcome(0.0), said, marked)
+            _reward(next(outcomes) if said else Outcome(0.0), problem.answer, said, marked)
             for said, marked in answers
         ]
 
@@ -160,11 +161,13 @@ def score(name: str, config: str, entry: Entry, answer: str) -> float:
     return float(_scorer(name, config).score_answer(answer, dict(entry)))
 
 
-def _reward(outcome: Outcome, said: str, marked: bool) -> Reward:
+def _reward(outcome: Outcome, gold: str, said: str, marked: bool) -> Reward:
     if outcome.reason or not math.isfinite(outcome.value):
         reason = outcome.reason or f"the scorer gave {outcome.value}"
         return Reward(0.0, valid=False, reason=reason, answer=said)
     value = min(1.0, max(0.0, outcome.value))
+    if value == 1 and hedged(gold, said):
+        value = 0.0  # some scorers look at the beginning alone
     return Reward(value, {"correct": float(value == 1), "format": float(marked)}, answer=said)
 
 

@@ -23,6 +23,16 @@ LONGEST = 400
 BOXES = ("\\boxed", "\\fbox")
 NUMBER = re.compile(r"(?:(?<![\d)])-)?(?:\d+(?:,\d{3})*(?:\.\d+)?|\.\d+)", re.ASCII)
 PLAIN = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d*)(?:\.\d+)?", re.ASCII)
+MINUS = str.maketrans({"\u2212": "-", "\ufe63": "-", "\uff0d": "-"})
+# What makes a number a part of something else, before it and after it: two answers, or a formula.
+JOIN = r"(?:[-+*/^|;,~]|\\(?:times|cdot|div|pm)|or|and|to)\s*"
+JOINED = rf"(?:{JOIN}){{1,2}}(?:maybe|perhaps)?[\s$(]*"
+BEFORE = re.compile(rf"[\d)}}]\s*{JOINED}$|\\(?:sqrt|d?frac|tfrac|log|ln)[^\s]*$|[\^_][({{]?$")
+AFTER = re.compile(rf"e[-+]?\d|\s*{JOINED}[-+]?[\d.\\]", re.IGNORECASE)
+HEDGES = re.compile(
+    r"\b(?:or|and|maybe|perhaps|either|between)\b|[|;,]|^(?:(?!\\text).)*/\s*(?=\\text)"
+)
+THOUSANDS = re.compile(r"(?<=\d)(?:\{,\}|,\\?!?)(?=\d{3}(?!\d))")
 SAID = re.compile(r"answer is", re.IGNORECASE)
 SPACES = re.compile(r"\\[!,;: ]|\\left(?![a-z])|\\right(?![a-z])|~|(?<!\d)\s|\s(?!\d)|\\\$|\$")
 TEXT = re.compile(r"\\(?:text|textbf|mbox|mathrm)\{([^{}]*)\}")
@@ -71,14 +81,15 @@ def extract(text: str, form: Form) -> Answer:
     held = boxed(text)
     if held is not None:
         return _short(held, True)
+    text = text.translate(MINUS)
     _, hashes, tail = text.rpartition("####")
     if not hashes:
         places = [found.end() for found in SAID.finditer(text)]
         tail = text[places[-1] :] if places else ""
     if said := _first_of(tail.lstrip(" :*\n").partition("\n")[0], form):
         return _short(said, True)
-    numbers = NUMBER.findall(text[-LONGEST:]) if form == "gsm8k" else []
-    return _short(numbers[-1] if numbers else "", False)
+    numbers = [*NUMBER.finditer(text[-LONGEST:])] if form == "gsm8k" else []
+    return _short(_alone(numbers[-1]) if numbers else "", False)
 
 
 def boxed(text: str) -> str | None:
@@ -114,11 +125,18 @@ def simply_equal(gold: str, answer: str) -> bool | None:
     """Whether they are equal, where that needs no algebra; None where it does."""
     if not answer or tidy(gold) == tidy(answer):
         return bool(answer)
+    if hedges(answer) - hedges(gold):
+        return False  # one of two answers is right: algebra may take either
     # four bare letters are a word, fewer may be a product: algebra takes east and seat for equal
     if (TEXT.search(gold) or WORD.search(gold)) and (name := bare_words(gold)):
         return name == bare_words(answer)
     one, other = number(gold), number(answer)
     return None if one is None or other is None else one == other
+
+
+def hedges(text: str) -> set[str]:
+    """What joins several answers, as far as there is any of it."""
+    return {*HEDGES.findall(THOUSANDS.sub("", text).casefold())}
 
 
 def canonical(answer: str) -> str:
@@ -168,11 +186,17 @@ def _first_of(line: str, form: Form) -> str:
     """The answer at the head of a line that may go on: its first formula, number or sentence."""
     if form == "gsm8k":
         found = NUMBER.search(line.rpartition("=")[2]) if len(line) <= LONGEST else None
-        return found[0] if found else ""
+        return _alone(found) if found else ""
     formula = re.match(r"\$+([^$]+)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", line)
     if formula:
         return next(group for group in formula.groups() if group)
     return line.partition(". ")[0].strip().rstrip(".*")
+
+
+def _alone(found: re.Match[str]) -> str:
+    """A number; "" where it is one of two, or a part of a formula that nobody has worked out."""
+    before, after = found.string[: found.start()], found.string[found.end() :]
+    return "" if BEFORE.search(before[-LONGEST:]) or AFTER.match(after) else found[0]
 
 
 def _short(text: str, marked: bool) -> Answer:
