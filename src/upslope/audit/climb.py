@@ -62,22 +62,33 @@ class Climbed(NamedTuple):
     seconds: float
 
 
-def arms_of(recipe: LabRecipe, members: Sequence[Path]) -> list[Arm]:
-    """One proxy alone, with a KL penalty, as PAR, and all of them as an ensemble."""
-    climb = recipe.climb
+class Followed(NamedTuple):
+    """A proxy that RL may follow: its seed, its folder and its loss on held-out pairs."""
 
-    def model(path: Path) -> dict[str, Any]:
-        return {"type": "model", "path": str(path)}
+    seed: int
+    path: Path
+    loss: float
 
-    first = model(members[0])
-    several = {f"m{i}": model(path) for i, path in enumerate(members)}
-    ensemble = {"type": "ensemble", "members": several, "how": "variance", "k": recipe.proxies.k}
-    alone = [Arm("single", i, model(path)) for i, path in enumerate(members[: climb.seeds])]
+
+def arms_of(recipe: LabRecipe, clean: Sequence[Followed], noisy: Sequence[Followed]) -> list[Arm]:
+    """Each clean proxy alone; the one that did best on held-out pairs with a KL penalty, and as
+    PAR; all as an ensemble; the best noisy one alone, all of these."""
+
+    def model(one: Followed) -> dict[str, Any]:
+        return {"type": "model", "path": str(one.path)}
+
+    def several(proxies: Sequence[Followed]) -> dict[str, Any]:
+        members = {f"m{one.seed}": model(one) for one in proxies}
+        return {"type": "ensemble", "members": members, "how": "variance", "k": recipe.proxies.k}
+
+    best, other = (min(proxies, key=lambda one: one.loss) for proxies in (clean, noisy))
     return [
-        *alone,
-        Arm("KL penalty", 0, first, climb.kl),
-        Arm("PAR", 0, {"type": "par", "of": first, "replies": 2}),
-        Arm("ensemble", 0, ensemble),
+        *(Arm("single", one.seed, model(one)) for one in clean[: recipe.climb.seeds]),
+        Arm("KL penalty", best.seed, model(best), recipe.climb.kl),
+        Arm("PAR", best.seed, {"type": "par", "of": model(best), "replies": 2}),
+        Arm("ensemble", best.seed, several(clean)),
+        Arm("noisy single", other.seed, model(other)),
+        Arm("noisy ensemble", other.seed, several(noisy)),
     ]
 
 

@@ -26,11 +26,6 @@ class Seen(NamedTuple):
     mean: float
     error: float
 
-    @property
-    def size(self) -> float:
-        """In standard errors; 0 where both are 0."""
-        return self.mean / self.error if self.error else np.inf * np.sign(self.mean or 0.0)
-
 
 class Between(NamedTuple):
     """A value and its interval; infinite where the value may have no end."""

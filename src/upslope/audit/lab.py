@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from upslope import machine
-from upslope.audit.climb import Arm, Climbed, arms_of, climbed
+from upslope.audit.climb import Arm, Climbed, Followed, arms_of, climbed
 from upslope.audit.lab_recipe import LabRecipe
 from upslope.audit.pool import Pool, pool_of
 from upslope.audit.proxies import (
@@ -81,15 +81,23 @@ class Lab:
 
     def kinds(self) -> list[Kind]:
         """All proxies, each once."""
-        every = (*grid(self.recipe), *council(self.recipe), *siblings(self.recipe))
+        every = (*council(self.recipe), *siblings(self.recipe), *grid(self.recipe))
         return list(dict.fromkeys(every))
 
     def arms(self) -> list[Arm]:
         """All runs of RL."""
         if not self.recipe.climb.steps:
             return []
-        members = [self.proxy(kind.name) / "model" for kind in council(self.recipe)]
-        return arms_of(self.recipe, members)
+        own = self.recipe.proxies
+        clean = [Kind(own.models[0], own.pairs[-1], 0.0, i, i) for i in range(self.recipe.seeds)]
+        found = [[self.followed(kind) for kind in kinds] for kinds in (clean, council(self.recipe))]
+        return arms_of(self.recipe, *found)
+
+    def followed(self, kind: Kind) -> Followed:
+        """A trained proxy, for RL."""
+        place = self.proxy(kind.name)
+        about = json.loads((place / "about.json").read_text(encoding="utf-8"))
+        return Followed(kind.seed, place / "model", about["held_out_loss"])
 
     def imitate(self) -> str:
         """The policy that all begin with, trained where there is none."""
@@ -113,12 +121,14 @@ class Lab:
     def teach(self, kind: Kind) -> str:
         """A proxy and its scores, where they are not there."""
         place = self.proxy(kind.name)
-        if not (place / "scores.npy").is_file():
-            done = trained(self.recipe, kind, self.pairs)
+        if not (place / "about.json").is_file():
+            pairs, pool, began = self.pairs, self.pool, time.process_time()
+            done = trained(self.recipe, kind, pairs)
             save_reward_model(done.model, place / "model")
-            about = {"held_out_loss": done.loss, "best_update": done.best}
+            scored(done.model, pool, place / "scores.npy")
+            seconds = time.process_time() - began
+            about = {"held_out_loss": done.loss, "best_update": done.best, "seconds": seconds}
             replace_file(place / "about.json", json.dumps(about).encode())
-            scored(done.model, self.pool, place / "scores.npy")
         return f"proxy {kind.name}"
 
     def average(self) -> str:

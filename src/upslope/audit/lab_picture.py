@@ -42,10 +42,11 @@ def best_of_n(rows: Sequence[Row], found: Sequence[Row]) -> str:
 
 def ways(rows: Sequence[Row], names: Sequence[str]) -> str:
     """Gold of the best of n by each way to resist noisy labels."""
+    found = named(rows, "proxy")
     lines = [
-        Line(*_columns(name, own, "score"))
-        for name, own in named(rows, "proxy").items()
-        if name in names
+        Line(*_columns(name.partition(",")[0], found[name], "score"))
+        for name in names
+        if name in found
     ]
     return drawn("The best of n by proxies of noisy labels", lines, ["bars: two standard errors"])
 

@@ -52,12 +52,12 @@ class Proxies(Settings):
 class Climb(Settings):
     """RL on a proxy from the same policy. 0 steps leave it out."""
 
-    steps: Annotated[Number, "steps"] = 100
-    every: Annotated[Count, "steps between looks at gold and KL"] = 5
+    steps: Annotated[Number, "steps"] = 80
+    every: Annotated[Count, "steps between looks at gold and KL"] = 4
     problems: Annotated[Count, "problems in each step"] = 32
     group: Annotated[int, Field(ge=2), "replies to each"] = 8
     lr: Annotated[Positive, "learning rate"] = 3e-4
-    seeds: Annotated[Count, "runs of the arm that follows one proxy, a proxy each"] = 3
+    seeds: Annotated[Count, "runs that follow one proxy, a proxy each, at most"] = 3
     kl: Annotated[Amount, "coefficient of the KL penalty, in the arm that has one"] = 0.1
     share: Annotated[Share, "of training replies whose gold the automatic stop may see"] = 0.05
 

@@ -36,16 +36,18 @@ def report(folder: Path) -> list[str]:
 
 
 def worst_of(about: Row) -> Row:
-    """Of the smallest proxies, those of the amount of data that loses most by its error."""
+    """Of the smallest proxies those that lose most by the error over problems, noisy or not."""
     first = about["proxies"][0]["model"]
     own = [one for one in about["proxies"] if one["model"] == first]
+    alone = about["ways"][0]
+    own.append({**alone, "name": f"{alone['name']}, noisy"})
     return max(own, key=lambda one: ratio(one["lost_over_problems"]))
 
 
 def opening(about: Row) -> Iterator[str]:
     """What was done."""
     recipe = about["recipe"]
-    own, climb, seconds = recipe["proxies"], recipe["climb"], about["seconds"]
+    own, climb = recipe["proxies"], recipe["climb"]
     yield "# Gold against proxies"
     yield ""
     yield (
@@ -59,9 +61,9 @@ def opening(about: Row) -> Iterator[str]:
         f"{climb['group']} replies."
     )
     yield ""
-    each = [f"{name} {cpu / 60:.1f}" for name, (_, cpu) in seconds.items()]
-    whole = [sum(both[part] for both in seconds.values()) / 60 for part in (0, 1)]
-    yield f"{whole[0]:.1f} minutes, {whole[1]:.1f} CPU-minutes: {', '.join(each)}."
+    spent = about["cpu_seconds"]
+    each = ", ".join(f"{name} {seconds / 60:.1f}" for name, seconds in spent.items())
+    yield f"{sum(spent.values()) / 60:.1f} CPU-minutes: {each}."
 
 
 def concluded(about: Row) -> Iterator[str]:
@@ -69,23 +71,27 @@ def concluded(about: Row) -> Iterator[str]:
     small = worst_of(about)
     lost, rise = small["lost_over_problems"], small["proxy_rise"]
     yield (
-        f"- {small['name']}: gold is highest at n = {small['at']} ({small['peak']:.3f}) and falls "
-        f"to {small['end']:.3f}, by {with_error(lost)}, {ratio(lost):.1f} standard errors over "
-        f"problems, while the proxy rises by {with_error(rise)}, {ratio(rise):.1f}; with seeds "
-        f"drawn, too, the fall is {ratio(small['lost']):.1f} standard errors"
+        f"- The smallest proxy ({small['name']}): gold is highest at n = {small['at']} "
+        f"({small['peak']:.3f}) and falls to {small['end']:.3f}, by {with_error(lost)}, "
+        f"{ratio(lost):.1f} standard errors over problems, while the proxy rises by "
+        f"{with_error(rise)}. With proxies drawn, too, the fall is {with_error(small['lost'])}."
     )
-    single = about["ways"][0]
-    others = [one for one in about["ways"][1:] if one["cut"]]
+    single, share = about["ways"][0], about["recipe"]["climb"]["share"]
+    others = [f"{percent(one['cut'])} by {one['name']}" for one in about["ways"][1:] if one["cut"]]
     yield (
-        f"- noisy labels: a single proxy loses {with_error(single['lost'])}; of that are cut "
-        + "; ".join(f"{percent(one['cut'])} by {one['name']}" for one in others)
+        f"- Of what a single proxy of noisy labels loses, {with_error(single['lost'])}, are cut: "
+        f"{'; '.join(others)}."
     )
-    if about["climbs"]:
-        keeps = [one["kept"] for one in about["climbs"] if one["name"] == ALONE]
+    alone = [one for one in about["climbs"] if one["name"] == ALONE]
+    if alone:
+        falls = [
+            f"{one['peak']:.3f} to {one['end']:.3f} ({ratio(one['lost']):.1f} standard errors)"
+            for one in alone
+        ]
+        yield f"- RL on a proxy takes gold from its peak of {'; '.join(falls)}."
         yield (
-            f"- RL on a single proxy, stopped by an audit of "
-            f"{100 * about['recipe']['climb']['share']:g}% of the replies, keeps "
-            f"{', '.join(f'{100 * k:.0f}%' for k in keeps)} of the gain up to the peak"
+            f"- Stopped by an audit of {100 * share:g}% of the replies it keeps "
+            f"{', '.join(kept(one['kept']) for one in alone)} of the gain up to the peak."
         )
 
 
@@ -140,12 +146,17 @@ def resisting(about: Row) -> Iterator[str]:
     yield ""
     yield "![gold of the best of n by each way](ways.svg)"
     yield ""
-    yield "| way | peak | gold at the end | lost | of a single proxy's loss, cut |"
-    yield "|---" * 5 + "|"
+    yield (
+        "| way | peak | gold at the end | more than by a single proxy | lost | "
+        "of a single proxy's loss, cut |"
+    )
+    yield "|---" * 6 + "|"
     for one in about["ways"]:
         lost = with_error(one["lost"]) if one["lost"][1] else f"{one['lost'][0]:.3f}"
         cut = percent(one["cut"]) if one["cut"] else ""
-        yield f"| {one['name']} | {one['peak']:.3f} | {one['end']:.3f} | {lost} | {cut} |"
+        more = with_error(one["gained"]) if one.get("gained") else ""
+        cells = [one["name"], f"{one['peak']:.3f}", f"{one['end']:.3f}", more, lost, cut]
+        yield f"| {' | '.join(cells)} |"
     stop = next((one for one in about["ways"] if "kept" in one), None)
     if stop:
         yield ""
@@ -160,17 +171,18 @@ def climbing(about: Row) -> Iterator[str]:
     yield ""
     yield (
         "| arm | reward | KL at the end | peak | gold at the end | lost | the audit stops at | "
-        "gold there | of the gain, kept | alarm at step |"
+        "gold there | of the gain, kept | alarm at step, kept there |"
     )
     yield "|---" * 10 + "|"
     for one in about["climbs"]:
         at, when = one["stop"]
         stop = f"{at:.0f}, in step {when}" if when else "the end"
+        rang = f"{one['alarm']}: {kept(one['kept_by_alarm'])}" if one["alarm"] else "none"
         yield (
             f"| {one['name']} {one['seed']} | {one['reward'][0]:.2f} to {one['reward'][1]:.2f} | "
             f"{with_error(one['kl'], 1)} | {one['peak']:.3f} | {one['end']:.3f} | "
             f"{with_error(one['lost'])} | {stop} | {one['stopped']:.3f} | "
-            f"{100 * one['kept']:.0f}% | {one['alarm'] or 'none'} |"
+            f"{kept(one['kept'])} | {rang} |"
         )
 
 
@@ -182,6 +194,11 @@ def with_error(pair: Sequence[float], digits: int = 3) -> str:
 def ratio(pair: Sequence[float]) -> float:
     """In standard errors."""
     return pair[0] / pair[1] if pair[1] else 0.0
+
+
+def kept(share: float | None) -> str:
+    """Of a gain."""
+    return "no gain" if share is None else f"{100 * share:.0f}%"
 
 
 def between(values: Sequence[float | None]) -> str:

@@ -20,7 +20,7 @@ from upslope.audit.climb import Climbed
 from upslope.audit.followed import Formed, formed, kept, lost, seen, standard
 from upslope.audit.lab import MEAN, SECONDS, Lab, read_seconds
 from upslope.audit.proxies import Kind, council, grid
-from upslope.audit.stopping import dropped, formed_rl, keeps, smoothed, stopped
+from upslope.audit.stopping import Stop, dropped, formed_rl, keeps, smoothed, stopped
 from upslope.files import finite, replace_file
 from upslope.scaling.forms import Array
 from upslope.scaling.overoptimised import best_of_n, kl_best_of_n
@@ -40,7 +40,7 @@ def write_results(lab: Lab, folder: Path) -> None:
     about = {
         "recipe": lab.recipe.model_dump(mode="json"),
         "replies": int(lab.pool.gold.size),
-        "seconds": read_seconds(lab.folder / SECONDS),
+        "cpu_seconds": spent(lab, climbs),
         "proxies": found,
         "ways": compared,
         **climbing(climbs),
@@ -48,6 +48,14 @@ def write_results(lab: Lab, folder: Path) -> None:
     replace_file(folder / TABLES[0], table([*curves, *resisted]))
     replace_file(folder / TABLES[1], table(steps_of(climbs)))
     replace_file(folder / TABLES[2], json.dumps(finite(about)[0], indent=1).encode() + b"\n")
+
+
+def spent(lab: Lab, climbs: Sequence[Climbed]) -> dict[str, float]:
+    """CPU-seconds of each part, whenever and by however many processes its pieces were made."""
+    told = [lab.proxy(kind.name) / "about.json" for kind in lab.kinds()]
+    proxies = [json.loads(file.read_text(encoding="utf-8"))["seconds"] for file in told]
+    parts = {name: cpu for name, (_, cpu) in read_seconds(lab.folder / SECONDS).items()}
+    return {**parts, "proxies": sum(proxies), "RL": sum(one.seconds for one in climbs)}
 
 
 def read_results(folder: Path) -> tuple[list[Row], list[Row], Row]:
@@ -96,7 +104,8 @@ def resisting(lab: Lab) -> tuple[list[Row], list[Row]]:
         gold, proxy = values(lab, each)
         alone = gold if alone is None else alone
         rows += lines(lab, f"{name}, noisy", gold, proxy)
-        found.append({"name": name} | fallen(lab, gold, proxy) | cut(alone, gold))
+        against = {"cut": None} if gold is alone else cut(alone, gold)
+        found.append({"name": name} | fallen(lab, gold, proxy) | against)
     found.append(audits(lab, scores, alone if alone is not None else gold))
     return rows, found
 
@@ -198,6 +207,7 @@ def climbing(climbs: Sequence[Climbed]) -> Mapping[str, Any]:
                 "seed": one.seed,
                 "seconds": one.seconds,
                 "alarm": one.alarm,
+                "kept_by_alarm": keeps(one, Stop(one.alarm, one.alarm))[2] if one.alarm else None,
                 "peak": peak,
                 "end": float(smoothed(one.looks)[-1]),
                 "lost": [*dropped(one)],

@@ -17,6 +17,7 @@ from upslope.scaling.forms import Array
 
 PLAYS = 128  # audited ones that say what a policy is worth
 SLACK = 2.5  # standard errors by which the newest must be below the best
+GAIN = 3.0  # standard errors of the start that a gain must exceed to be shared out
 NEAR = 1  # looks on either side that a look is smoothed by
 FARTHEST = 0.8  # of the largest distance: looks beyond are what a fit of nearer ones foretells
 
@@ -85,11 +86,13 @@ def smoothed(looks: Sequence[Look]) -> Array:
 
 
 def keeps(one: Climbed, stop: Stop) -> tuple[float, float, float]:
-    """Gold at the peak and at the stop, smoothed, and the share of the gain that the stop keeps."""
+    """Gold at the peak and at the stop, smoothed, and the share of the gain that the stop keeps;
+    not a number where there was no gain beyond errors."""
     gold, steps = smoothed(one.looks), np.array([look.step for look in one.looks], dtype=float)
     there = float(np.interp(stop.at, steps, gold))
-    gain = float(gold.max() - gold[0])
-    return float(gold.max()), there, (there - float(gold[0])) / gain if gain > 0 else 1.0
+    gain, error = float(gold.max() - gold[0]), one.looks[0].gold.error
+    share = (there - float(gold[0])) / gain if gain > GAIN * error else float("nan")
+    return float(gold.max()), there, share
 
 
 def dropped(one: Climbed) -> Seen:
