@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import shutil
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -11,14 +14,21 @@ import pytest
 from typer.testing import CliRunner
 
 from upslope.audit import ways
-from upslope.audit.climb import Climbed, Look
+from upslope.audit.climb import Climbed, Followed, Look, arms_of, kls
 from upslope.audit.followed import Seen, at_peak, formed, highest, kept, lost, seen, standard
 from upslope.audit.lab_recipe import read_lab
-from upslope.audit.lab_results import read_results
+from upslope.audit.lab_report import report
+from upslope.audit.lab_results import TABLES, read_results
 from upslope.audit.stopping import Stop, decided, formed_rl, keeps, smoothed, stopped, windows
+from upslope.chat import Chat
 from upslope.cli import app
+from upslope.engines.local import LocalEngine
+from upslope.envs.notes import Notes
+from upslope.models.load import load
+from upslope.models.logprobs import prepare
+from upslope.rollout import Player
 from upslope.scaling.overoptimised import best_of_n, kl_best_of_n
-from upslope.types import UserError
+from upslope.types import Trajectory, UserError
 
 NS = [1, 2, 4, 8, 16, 32, 64, 128]
 RECIPE = """
@@ -199,6 +209,51 @@ def test_the_form_of_a_climb() -> None:
     assert form.told.value == pytest.approx(form.came.mean, abs=1e-3)
 
 
+def test_rl_follows_the_proxy_that_did_best_on_held_out_pairs(recipe: Path) -> None:
+    clean, noisy = (
+        [Followed(seed, Path(f"{name}{seed}"), loss) for seed, loss in enumerate(losses)]
+        for name, losses in (("clean", (0.5, 0.4)), ("noisy", (0.6, 0.7)))
+    )
+    arms = {(arm.name, arm.seed): arm for arm in arms_of(read_lab(recipe), clean, noisy)}
+    best = {"type": "model", "path": "clean1"}
+    assert list(arms) == [
+        ("single", 0),
+        ("KL penalty", 1),
+        ("PAR", 1),
+        ("ensemble", 1),
+        ("noisy single", 0),
+        ("noisy ensemble", 0),
+    ]
+    assert arms["KL penalty", 1].reward == best
+    assert arms["KL penalty", 1].kl == 0.1
+    assert arms["PAR", 1].reward["of"] == best
+    assert arms["noisy single", 0].reward["path"] == "noisy0"
+    assert [*arms["noisy ensemble", 0].reward["members"]] == ["m0", "m1"]
+
+
+def test_the_kl_is_of_what_was_sampled() -> None:
+    """What the sampler gave each token a log-probability of, less the reference's, summed."""
+    policy = load("ladder:0.1m", 0)
+    env, chat = Notes(train=2), Chat(policy.tokenizer, policy.eos)
+    player = Player(LocalEngine(policy), env, chat, 6, 1.0, context=policy.context)
+    problems = env.problems("train")[:2]
+    groups = [asyncio.run(player.group(p, 0, 3, 0, "test")) for p in problems]
+    prepare(policy)
+    assert kls(groups, policy) == pytest.approx([0.0, 0.0], abs=1e-4)
+    surer = [replace(g, trajectories=tuple(map(surely, g.trajectories))) for g in groups[:1]]
+    tokens = np.mean([t.length for t in groups[0].trajectories])
+    assert kls(surer, policy) == pytest.approx([0.1 * tokens], abs=1e-4)
+
+
+def surely(play: Trajectory) -> Trajectory:
+    """The same play by who was surer of each token, by 0.1 nats."""
+    segment = play.segments[0]
+    return replace(
+        play,
+        segments=(replace(segment, engine_logprobs=segment.engine_logprobs + np.float32(0.1)),),
+    )
+
+
 # --- recipes
 
 
@@ -234,6 +289,15 @@ def test_an_env_without_demonstrations_is_refused(recipe: Path) -> None:
 def test_results_that_are_not_there_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="has no results of a lab"):
         read_results(tmp_path)
+
+
+def test_the_committed_report_is_made_from_its_tables(tmp_path: Path) -> None:
+    shipped = Path(__file__).parents[1] / "studies" / "lab"
+    for name in TABLES:
+        shutil.copy(shipped / name, tmp_path / name)
+    report(tmp_path)
+    for made in (*tmp_path.glob("*.svg"), tmp_path / "report.md"):
+        assert made.read_text(encoding="utf-8") == (shipped / made.name).read_text(encoding="utf-8")
 
 
 # --- end to end
@@ -274,3 +338,17 @@ def test_a_small_lab(recipe: Path, tmp_path: Path) -> None:
     told = runner.invoke(app, [*words, "--report"], catch_exceptions=False)
     assert told.exit_code == 0
     assert (tmp_path / "lab" / "report.md").read_text(encoding="utf-8") == text
+
+
+@pytest.mark.slow
+def test_workers_make_the_same_lab(recipe: Path, tmp_path: Path) -> None:
+    from upslope.audit.lab import make
+    from upslope.audit.lab_results import write_results
+
+    for jobs in (1, 2):
+        lab = make(read_lab(recipe, [f"out=lab{jobs}", "climb.steps=0"]), jobs, print)
+        write_results(lab, tmp_path / f"results{jobs}")
+    one, two = (read_results(tmp_path / f"results{jobs}") for jobs in (1, 2))
+    assert one[0] == two[0]
+    assert one[2]["ways"] == two[2]["ways"]
+    assert one[1] == two[1] == []

@@ -14,6 +14,7 @@ from upslope.scaling.picture import COLOURS
 ACROSS = "root of the KL to the first policy, in nats"
 BELOW = 0.08  # of the height, beside what there is
 STEPS = 60  # of a drawn form
+SHORT = 21  # letters of a name, of which four fit side by side
 Row = Mapping[str, Any]
 
 
@@ -111,9 +112,10 @@ def drawn(title: str, lines: Sequence[Line], about: Sequence[str], up: str = "go
     most = max(x for one in lines for x in one.x) or 1.0
     axes = Axes(most * 1.02, low - BELOW * wide, high + BELOW * wide)
     shapes = [*grid(axes, ACROSS, up)]
+    across = 4 if max(len(one.name) for one in lines) <= SHORT else 3
     for place, one in enumerate(lines):
         colour = COLOURS[place % len(COLOURS)]
-        shapes += [*_line(axes, one, colour), *_name(place, one.name, colour)]
+        shapes += [*_line(axes, one, colour), *_name(place, one.name, colour, across)]
     shapes += [text(LEFT, 46.0, line, "start") for line in about]
     return svg(title, "gold against distance", shapes)
 
@@ -138,8 +140,8 @@ def _formed(one: Line) -> list[tuple[float, float]]:
     return [*zip(x.tolist(), y.tolist(), strict=True)]
 
 
-def _name(place: int, name: str, colour: str) -> Iterator[str]:
-    """A line's name beside its colour, three to a row."""
-    x, y = LEFT + 225.0 * (place % 3), 62.0 + 15 * (place // 3)
+def _name(place: int, name: str, colour: str, across: int) -> Iterator[str]:
+    """A line's name beside its colour, so many to a row."""
+    x, y = LEFT + 672.0 / across * (place % across), 62.0 + 15 * (place // across)
     yield f'<path d="M{x:.0f} {y - 4:.0f}h16" stroke="{colour}" stroke-width="2.4"/>'
     yield text(x + 21, y, name, "start")

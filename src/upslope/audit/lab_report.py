@@ -89,9 +89,11 @@ def concluded(about: Row) -> Iterator[str]:
             for one in alone
         ]
         yield f"- RL on a proxy takes gold from its peak of {'; '.join(falls)}."
+        shares = [f"{100 * one['kept']:.0f}%" for one in alone if one["kept"] is not None]
         yield (
-            f"- Stopped by an audit of {100 * share:g}% of the replies it keeps "
-            f"{', '.join(kept(one['kept']) for one in alone)} of the gain up to the peak."
+            f"- Stopped by an audit of {100 * share:g}% of the replies, the {len(shares)} of these "
+            f"{len(alone)} runs that gained anything keep {', '.join(shares) or 'nothing'} of "
+            "their gain up to the peak."
         )
 
 
