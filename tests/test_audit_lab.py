@@ -277,12 +277,16 @@ def test_bad_recipes_are_refused(recipe: Path, change: str, said: str) -> None:
         make(read_lab(recipe, [change]), 1, print)
 
 
-def test_an_env_without_demonstrations_is_refused(recipe: Path) -> None:
+@pytest.mark.parametrize(
+    ("env", "said"),
+    [("reasoning_gym:chain_sum", "demonstrates nothing"), ("honeypot", "true reward beside")],
+)
+def test_an_env_that_will_not_do_is_refused(recipe: Path, env: str, said: str) -> None:
     from upslope.audit.lab import make
 
     text = RECIPE.replace('env = { type = "notes", train = 30, test = 20 }', 'env = { type = "x" }')
-    recipe.write_text(text.replace('"x"', '"reasoning_gym:chain_sum"'), encoding="utf-8")
-    with pytest.raises(UserError, match="demonstrates nothing"):
+    recipe.write_text(text.replace('"x"', f'"{env}"'), encoding="utf-8")
+    with pytest.raises(UserError, match=said):
         make(read_lab(recipe), 1, print)
 
 

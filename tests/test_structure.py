@@ -83,7 +83,7 @@ TABLE = {
     "rewarding? rewards rollout? settings",
     "audit.lab_recipe": "types preferences.recipe preferences.training settings pydantic",
     "audit.followed audit.ways": "scaling numpy",
-    "audit.pool": "types audit.gold chat engines.local files models preferences rollout numpy",
+    "audit.pool": "types chat engines.local files models preferences rollout numpy",
     "audit.proxies": "types audit files ledger models preferences seeds numpy",
     "audit.climb": "types audit batch files launch models recipe numpy torch",
     "audit.stopping": "audit scaling numpy",

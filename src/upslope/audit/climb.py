@@ -16,7 +16,6 @@ import numpy as np
 import torch
 
 from upslope.audit.followed import Seen
-from upslope.audit.gold import gold_of
 from upslope.audit.lab_recipe import LabRecipe
 from upslope.batch import Batch
 from upslope.files import replace_file
@@ -175,8 +174,7 @@ def _recipe(recipe: LabRecipe, arm: Arm, policy: Path, folder: Path) -> dict[str
 
 async def _golds(groups: Sequence[Group], env: Env) -> list[list[float]]:
     """Gold rewards of each group's plays."""
-    grades = gold_of(env) or env
-    found = [await grades.rewards(g.problem, g.trajectories) for g in groups]
+    found = [await env.rewards(g.problem, g.trajectories) for g in groups]
     return [[r.total for r in rewards if r.valid] for rewards in found]
 
 

@@ -20,6 +20,7 @@ import torch
 
 from upslope import machine
 from upslope.audit.climb import Arm, Climbed, Followed, arms_of, climbed
+from upslope.audit.gold import gold_of
 from upslope.audit.lab_recipe import LabRecipe
 from upslope.audit.pool import Pool, pool_of
 from upslope.audit.proxies import (
@@ -105,6 +106,11 @@ class Lab:
             raise UserError(
                 f"{type(self.env).__name__} demonstrates nothing for a policy to imitate: choose "
                 "another env"
+            )
+        if gold_of(self.env) is not None:
+            raise UserError(
+                f"{type(self.env).__name__} has a true reward beside its own, and the lab takes an "
+                "env's own for gold: choose another env"
             )
         if not self.policy.is_dir():
             train_recipe(read(self._imitation()), lambda line: None)

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from upslope.audit.gold import gold_of
 from upslope.chat import Chat
 from upslope.engines.local import LocalEngine
 from upslope.files import replace_file
@@ -67,7 +66,7 @@ def pool_of(
         return Pool([known[row["id"]] for row in rows], [row["texts"] for row in rows], gold)
     loaded = load(str(policy), seed)
     chat, engine = Chat(loaded.tokenizer, loaded.eos), LocalEngine(loaded)
-    player = Player(engine, env, chat, tokens, 1.0, context=loaded.context, reward=gold_of(env))
+    player = Player(engine, env, chat, tokens, 1.0, context=loaded.context)
 
     async def played() -> Pool:
         asked = [player.group(one, 0, replies, seed, "pool") for one in known.values()]
