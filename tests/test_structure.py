@@ -56,6 +56,7 @@ TABLE = {
     "engines.wire": "types",
     "engines": "types engines machine models torch transformers jaxtyping numpy",
     "rewards": "types rewards files grading seeds chat? models? math_verify? numpy torch?",
+    "rewards.learned": "types rewards files? ledger? models? preferences? scorers? seeds?",
     "rewards.worker": "",
     "rewards.workers": "machine rewards.worker",
     "envs": "types seeds rewards envs.episodes envs.slips",
@@ -82,7 +83,7 @@ TABLE = {
     "audit.target": "types audit chat? components engines? envs files models? names overrides "
     "rewarding? rewards rollout? settings",
     "audit.commands": "audit.target? typer",
-    "rewarding": "types audit.auditor audit.settings grading ledger rewards rollout",
+    "rewarding": "types audit.auditor audit.settings files grading ledger rewards rollout",
     "segments": "types numpy",
     "rollout": "types chat envs.episodes grading rewards seeds segments settings",
     "curriculum": "types seeds numpy",
