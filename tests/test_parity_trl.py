@@ -245,11 +245,14 @@ def flat(model: torch.nn.Module) -> Tensor:
 
 
 def assert_equal(left: Side, right: Side, *, loss: bool = True) -> None:
-    """Relative to the gradient's norm and to the loss, a mean of numbers of order 1 in FP32."""
+    """Relative to the gradient's norm and to the loss, a mean of numbers of order 1 in FP32.
+
+    Advantages of both signs cancel in it: what is left of a loss of 0.01 has the error of 1.
+    """
     assert right.gradient.norm() > 1e-2
     assert (left.gradient - right.gradient).norm() <= CLOSE * right.gradient.norm()
     if loss:
-        assert left.loss == pytest.approx(right.loss, rel=CLOSE, abs=1e-7)
+        assert left.loss == pytest.approx(right.loss, rel=CLOSE, abs=1e-6)
 
 
 GRPO_CASES = {

@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from upslope.types import Engine, Env, Group, Metrics, Problem, Reward, Trajectory
-
 if TYPE_CHECKING:
     from upslope.chat import Chat
     from upslope.models.policy import Policy
+    from upslope.types import Engine, Env, Group, Metrics, Problem, Reward, Trajectory
 
 REWARDS = {
     "env": "upslope.rewards.own:Own",
