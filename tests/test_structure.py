@@ -141,7 +141,9 @@ TABLE = {
     "scaling.picture": "curve scaling numpy",
     "sizes": "optional engines.apart models session stages",
     "accelerators": "sizes",
-    "pace": "types audit.settings checkpoints machine recipe rewards runs session settings stages train",
+    "pace": (
+        "types audit.settings checkpoints machine recipe rewards runs session settings stages train"
+    ),
     "plan": "types accelerators models pace session sizes torch",
     "trial exam hindsight": "* !plan !pace !progress !cli",
     "preferences": "",
