@@ -8,20 +8,21 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, get_args
 
-from upslope import fields
 from upslope.chat import Chat
 from upslope.engines.local import LocalEngine
 from upslope.envs.datasets import read_rows
 from upslope.grading import grade
 from upslope.models.load import load
+from upslope.preferences.annotators import turned
+from upslope.preferences.formats import in_store, pairs_from
 from upslope.preferences.learned import Pair, dialogue, question
 from upslope.preferences.recipe import Pairs
-from upslope.preferences.transcripts import is_transcript, messages_of
+from upslope.preferences.store import SUFFIXES
 from upslope.rollout import Player, together
 from upslope.scorers import model_in
 from upslope.seeds import seed_of
@@ -72,21 +73,10 @@ def part_of(problem: Problem, held_out: float, seed: int) -> Split:
 
 
 def pairs_of(path: str | Path) -> Iterator[Pair]:
-    """Pairs of a JSONL or Parquet file in the forms of Hugging Face, TRL and hh-rlhf; ``info`` has
-    the row's other columns. Raises UserError with file and line."""
-    for number, row in enumerate(read_rows(path), 1):
-        given = {name: value for name, value in row.fields.items() if value is not None}
-        if is_transcript(given.get("chosen")) and is_transcript(given.get("rejected")):
-            whole = [messages_of(given[side]) for side in ("chosen", "rejected")]
-            given |= {"chosen": whole[0], "rejected": whole[1]}
-        asked, sides = fields.sides_of(given, row.where)
-        problem = fields.problem_of({"id": str(number), **asked}, row.where, "")
-        texts = [side if isinstance(side, str) else str(side[-1]["content"]) for side in sides]
-        if not isinstance(sides[0], str) and max(map(len, sides)) > 1:
-            problem = _longer(problem, *sides, row.where)
-        used = {"prompt", "messages", "chosen", "rejected", "id", "stop"}
-        info = {name: value for name, value in given.items() if name not in used}
-        yield Pair(problem, texts[0], texts[1], info)
+    """Pairs of a store, or of a JSONL or Parquet file in the forms of Hugging Face, TRL and hh-rlhf;
+    ``info`` has the row's other columns. Raises UserError with file and line."""
+    file = Path(path)
+    yield from in_store(file) if file.suffix in SUFFIXES else pairs_from(read_rows(file))
 
 
 def from_env(env: Env, name: str, settings: Pairs, seed: int) -> Gathered:
@@ -121,8 +111,7 @@ def compared(answered: Iterable[tuple[Problem, Sequence[Answer]]], name: str) ->
 def flipped(pairs: Iterable[Pair], share: float, seed: int) -> Iterator[Pair]:
     """Pairs of which a share has its sides, and what they earned, changed for one another."""
     for pair in pairs:
-        draw = random.Random(seed_of("flip", seed, pair.problem.id, pair.chosen, pair.rejected))
-        if draw.random() >= share:
+        if not turned(share, seed, pair.problem.id, pair.chosen, pair.rejected):
             yield pair
             continue
         info = {_other(key): value for key, value in pair.info.items()}
@@ -205,14 +194,3 @@ def _other(key: str) -> str:
     other = {"chosen": "rejected", "rejected": "chosen"}.get(side)
     return f"{name}_{other}" if other else key
 
-
-def _longer(
-    problem: Problem, chosen: Sequence[Any], rejected: Sequence[Any], where: str
-) -> Problem:
-    """The problem with the turns that both sides have before they differ in the last."""
-    if [*chosen[:-1]] != [*rejected[:-1]]:
-        raise UserError(
-            f"{where}: the sides differ before their last reply, and a reward model compares "
-            "replies to one dialogue: cut them after the first reply that differs"
-        )
-    return replace(problem, messages=(*problem.messages, *chosen[:-1]))
