@@ -2,12 +2,14 @@
 
     python benchmarks/depth.py recipes/ladder_depth.toml --seeds 3
 
-For each seed all stages but the recipe's last are trained once, on proofs of every depth; then the
-last, from these weights, on each depth alone, until an evaluation finds the target or the stage's
-cap ends it. T is the training compute of that last stage at which its accuracy came to the target,
-between two evaluations along a straight line. A line through the logarithms of each seed's gives
-one exponent a seed; the interval is a 95% t interval over the seeds. Depths that began beyond the
-target, or never came to it, are named and left out. Runs that have ended are not trained again.
+All stages but the recipe's last two are trained once, on proofs of more and more depths, which
+takes most of the time. From these weights each seed learns to slip, at every depth at once, and
+from there the last stage learns to prove at each depth alone, until an evaluation finds the target
+or the stage's cap ends it. T is the training compute of that last stage at which its accuracy came
+to the target, between two evaluations along a straight line. A line through the logarithms of each
+seed's gives one exponent a seed; the interval is a 95% t interval over the seeds. Depths that began
+beyond the target, or never came to it, are named and left out. Runs that have ended are not trained
+again.
 """
 
 from __future__ import annotations
@@ -73,9 +75,11 @@ def main() -> None:
     given.folder.mkdir(parents=True, exist_ok=True)
     recipe = tomllib.loads(given.recipe.read_text(encoding="utf-8"))
     print("python", *sys.argv)
+    before, after = recipe["stage"][:-2], recipe["stage"][-2:]
+    proofs = trained({**recipe, "stage": before}, given.folder, "proofs", 0)
     exponents = []
     for seed in range(given.seeds):
-        warm(recipe, given.folder, seed)
+        warm({**recipe, "model": str(proofs.path / "model"), "stage": after}, given.folder, seed)
         found: dict[int, float] = {}
         for steps in recipe["env"]["depths"]:
             run = last(recipe, given.folder, seed, steps, given.target)

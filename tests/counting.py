@@ -12,6 +12,20 @@ from upslope.models import products
 aten = torch.ops.aten
 
 
+class Counter(FlopCounterMode):
+    """Of products as they are meant: what oneDNN's are padded with is no work of a model."""
+
+    def __enter__(self) -> Counter:
+        self.grid = products.grid
+        products.grid = lambda n: n
+        super().__enter__()
+        return self
+
+    def __exit__(self, *args: object) -> None:
+        super().__exit__(*args)
+        products.grid = self.grid
+
+
 def counter() -> FlopCounterMode:
     """A counter that also counts fused CPU attention, as on CUDA, in-place ``addmm_``, oneDNN's
     products, and those of experts, as transformers runs them."""
@@ -32,7 +46,7 @@ def counter() -> FlopCounterMode:
     def linear(x: Any, weight: Any, *rest: Any, **named: Any) -> int:
         return int(2 * x[0] * x[1] * weight[0])
 
-    return FlopCounterMode(
+    return Counter(
         display=False,
         custom_mapping={
             **({torch.ops.mkldnn._linear_pointwise: linear} if products.there() else {}),

@@ -85,7 +85,7 @@ def invalid(total: float = 0.0) -> Reward:
 
 def untimed(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Rows of metrics without what a clock said."""
-    clocks = {"seconds", "cpu_seconds", "money"}
+    clocks = {"seconds", "seconds_share", "cpu_seconds", "money"}
     return [{k: v for k, v in r.items() if not clocks & set(k.split("/"))} for r in rows]
 
 

@@ -76,7 +76,8 @@ WARM = {"name": "sft", "algorithm": {"type": "sft"}, "source": {"type": "recorde
 
 @pytest.fixture
 def examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working directory with every file that the pages give."""
+    """A working directory with every file that the pages give, and the recipes of a clone."""
+    (tmp_path / "recipes").symlink_to(ROOT / "recipes")
     for name, code in FILES.items():
         (tmp_path / name).write_text(code, encoding="utf-8")
     monkeypatch.chdir(tmp_path)

@@ -81,3 +81,13 @@ def test_without_onednn_everything_goes_torchs_way(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(products, "_one_dnn", gone)
     assert not products.there()
+
+
+def test_there_are_few_sizes_and_none_is_much_more_than_asked_for() -> None:
+    made = [products.grid(n) for n in range(1, 2**15 + 1)]
+    assert all(n <= size < n * 9 / 8 + 8 for n, size in enumerate(made, 1))
+    assert len(set(made)) <= 8 * 9 + 8
+    assert [products.grid(n) for n in (1, 8, 9, 64, 65, 127, 129, 1000)] == [
+        8, 8, 16, 64, 72, 128, 144, 1024,
+    ]  # fmt: skip
+    assert [products.grid(size) for size in made] == made

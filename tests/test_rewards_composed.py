@@ -12,6 +12,7 @@ import pytest
 
 from plays import asked
 from rewarded import Given, Numbers, again, graded, hosted, plays, totals
+from upslope.audit.settings import Alarms
 from upslope.components import build, table_of
 from upslope.grading import grade
 from upslope.ledger import Ledger
@@ -250,7 +251,9 @@ def test_a_total_beyond_the_declared_range_is_invalid_with_the_reason() -> None:
     assert [r.valid for r in found] == [True, False]
     assert found[1].reason == "bound: Bounded gave 1.5, outside its range of 0 to 1"
     host = hosted()
-    outermost = Rewarding.of(Clip(0.0, 1.0, Numbers(), "invalid"), host, Ledger())
+    outermost = Rewarding.of(
+        Clip(0.0, 1.0, Numbers(), "invalid"), host, Ledger(), Alarms(share=0.0), "rl"
+    )
     (one,) = asyncio.run(outermost.rewards(asked(), plays("-1")))  # type: ignore[arg-type]
     assert (one.valid, one.total) == (False, 0.0)
 
@@ -301,9 +304,9 @@ def test_what_is_inside_begins_first_and_all_end(tmp_path: Path) -> None:
             return {"judge/asked": 2.0}
 
     mix = Mix({"a": Part(Clip(0, 1, Lasting("a"))), "b": Part(Lasting("b"))})
-    rewarding = Rewarding.of(mix, hosted(), Ledger())
+    rewarding = Rewarding.of(mix, hosted(), Ledger(), Alarms(share=0.0), "rl")
     assert [name for name, _ in within(rewarding.grades)] == ["a/of", "a", "b", ""]
-    asyncio.run(rewarding.begin(tmp_path))
+    asyncio.run(rewarding.begin(tmp_path, resumed=False))
     with pytest.raises(OSError, match="stuck"):
         asyncio.run(rewarding.close())
     assert order == ["a/of", "b", "end b", "end a"]

@@ -145,7 +145,9 @@ def axes_of(xs: Sequence[float], ys: Sequence[float]) -> Axes:
     return Axes(right * 1.02, low, high)
 
 
-def grid(axes: Axes, across: str = "training compute in {}FLOP") -> list[str]:
+def grid(
+    axes: Axes, across: str = "training compute in {}FLOP", up: str = "reward, accuracy"
+) -> list[str]:
     """Lines, tick labels and axis labels; ``across`` has a place for the unit's prefix."""
     bottom, right = HEIGHT - BOTTOM, WIDTH - RIGHT
     lines = []
@@ -163,7 +165,7 @@ def grid(axes: Axes, across: str = "training compute in {}FLOP") -> list[str]:
     middle = (LEFT + right) / 2
     lines.append(text(middle, HEIGHT - 16, across.format(prefix), "middle"))
     turn = f'transform="rotate(-90 20 {(TOP + bottom) / 2:.0f})"'
-    return [*lines, text(20, (TOP + bottom) / 2, "reward, accuracy", "middle", turn)]
+    return [*lines, text(20, (TOP + bottom) / 2, up, "middle", turn)]
 
 
 def _stages(rows: Sequence[Row], axes: Axes) -> list[str]:

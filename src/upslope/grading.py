@@ -8,13 +8,22 @@ import signal
 import threading
 from collections.abc import Awaitable, Generator, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from upslope.rewards import Grades
 from upslope.types import Problem, Reward, Trajectory, UserError
 
 SECONDS = 60.0
 PATIENCE = 30  # times as long, for a grader that moves
+
+
+@runtime_checkable
+class OnBehalf(Protocol):
+    """What grades on behalf of another, whose name faults bear."""
+
+    @property
+    def grades(self) -> Grades:
+        """That other."""
 
 
 async def grade(
@@ -26,7 +35,7 @@ async def grade(
     To move is to be resumed after waiting: a grader whose workers are busy with other groups'
     answers says so from time to time, and is not taken to hang.
     """
-    name = f"{type(env).__name__}.rewards"
+    name = f"{type(env.grades if isinstance(env, OnBehalf) else env).__name__}.rewards"
     try:
         async with asyncio.timeout(PATIENCE * seconds), asyncio.timeout(seconds) as still:
             with blaming(name, problem):

@@ -135,7 +135,8 @@ async def train_stage(
         if selects and at.tested is None:
             await parts.synchronise(at.step, False)
             at = at.model_copy(update={"tested": await assessment.test(at.step)})
-        await reward.begin(run.reward(one.stage.name))
+        earlier = [run.reward(stage.name) for stage in done]
+        await reward.begin(run.reward(one.stage.name), earlier, resumed=resumed is not None)
         at = await train(parts, at)
         parts.learner.settle()
         before, after = at.before, at.after

@@ -11,9 +11,10 @@ from pathlib import Path
 
 from upslope.audit.auditor import Auditor
 from upslope.audit.settings import Alarms
+from upslope.files import explained, remove_folder
 from upslope.grading import check
 from upslope.ledger import Ledger
-from upslope.rewards import Grades, Host, Lasts, OpensReward, Says
+from upslope.rewards import Grades, Host, Lasts, OpensReward, Recalls, Says
 from upslope.rewards.nested import ranged, within
 from upslope.rollout import Player
 from upslope.types import Group, Metrics, Problem, Reward, Trajectory
@@ -54,11 +55,21 @@ class Rewarding:
         with self.ledger.time("reward"):
             return await self.audit.look(problem, trajectories, given)
 
-    async def begin(self, folder: Path) -> None:
-        """Before a stage's first step; what is asked by another reward before that one."""
+    async def begin(self, folder: Path, earlier: Sequence[Path] = (), *, resumed: bool) -> None:
+        """Before a stage's first step; what is asked by another reward before that one.
+
+        ``earlier``: the folders of stages before it. What a stage made that was killed before its
+        first checkpoint is made again, or the ledger would lack its work.
+        """
+        if not resumed and folder.is_dir():
+            with explained(folder):
+                remove_folder(folder)
         for name, one in within(self.grades):
+            if isinstance(one, Recalls):
+                one.recall([before / name for before in earlier])
             if isinstance(one, Lasts):
-                await one.begin(folder / name)
+                with self.ledger.time("reward"):
+                    await one.begin(folder / name)
 
     async def close(self) -> None:
         """After its last: all of them, also where one fails."""

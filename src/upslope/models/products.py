@@ -100,6 +100,21 @@ def _about() -> str:
     return info.read_text(errors="ignore") if info.exists() else platform.processor()
 
 
+def grid(n: int) -> int:
+    """The least size of at least ``n`` that products are made for: eight to an octave."""
+    step = max(8, 1 << max(n.bit_length() - 4, 0))
+    return -(-n // step) * step
+
+
 def _one_dnn(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Of padded sizes: oneDNN makes code for each that it meets, and never gives its memory back.
+
+    Rows are the same bits among any others, and what is added up gets zeros.
+    """
+    rows, inner = x.shape
+    if rest := grid(inner) - inner:
+        x, weight = F.pad(x, (0, rest)), F.pad(weight, (0, rest))
+    if rest := grid(rows) - rows:
+        x = F.pad(x, (0, 0, 0, rest))
     out: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
-    return out
+    return out[:rows]

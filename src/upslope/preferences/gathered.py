@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 from upslope.chat import Chat
 from upslope.engines.local import LocalEngine
@@ -38,6 +38,7 @@ from upslope.types import (
     graded,
 )
 
+T = TypeVar("T")
 Answer = tuple[str, Reward]
 LABEL = "reward"  # what an env's total is called beside its parts
 
@@ -147,9 +148,9 @@ def columns_of(pairs: Sequence[Pair], names: Sequence[str]) -> Mapping[str, Sequ
     return {name: [str(pair.info.get(name, "none")) for pair in pairs] for name in present}
 
 
-def shuffled(pairs: Sequence[Pair], seed: int) -> list[Pair]:
+def shuffled(things: Sequence[T], seed: int) -> list[T]:
     """In an order that depends on the seed alone."""
-    order = [*pairs]
+    order = [*things]
     random.Random(seed_of("pairs' order", seed)).shuffle(order)
     return order
 

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import tomli_w
-from pydantic import Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from upslope.overrides import merge, mixed, tree_of
 from upslope.preferences.training import Training
@@ -31,6 +31,7 @@ from upslope.settings import (
 from upslope.types import UserError
 
 Held = Annotated[float, Field(gt=0, lt=1)]
+M = TypeVar("M", bound=BaseModel)
 
 
 class Pairs(Settings):
@@ -83,6 +84,13 @@ class RewardRecipe(Settings):
 
 def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> RewardRecipe:
     """The recipe of a TOML file under ``key=value`` overrides; UserError for whatever is wrong."""
+    recipe = checked(RewardRecipe, table_of(path, overrides))
+    _refuse_contradictions(recipe)
+    return recipe
+
+
+def table_of(path: str | Path, overrides: Sequence[str]) -> dict[str, Any]:
+    """A TOML file's table under overrides; UserError where it cannot be read."""
     file = Path(path)
     try:
         raw = tomllib.loads(file.read_text(encoding="utf-8"))
@@ -92,21 +100,20 @@ def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> RewardRecipe
         raise UserError(f"cannot read the recipe {file}: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{file} is not TOML: {error}") from error
-    recipe = _validated(merge(mixed(raw), tree_of(overrides)))
-    _refuse_contradictions(recipe)
-    return recipe
+    return merge(mixed(raw), tree_of(overrides))
+
+
+def checked(model: type[M], raw: Mapping[str, Any]) -> M:
+    """A model of settings from a table; UserError names the key."""
+    try:
+        return model.model_validate_json(json.dumps(raw, default=str))
+    except ValidationError as error:
+        raise first_error(error, model) from error
 
 
 def dump(recipe: RewardRecipe) -> str:
     """The recipe as TOML with every setting written out."""
     return tomli_w.dumps(recipe.model_dump(exclude_none=True))
-
-
-def _validated(raw: dict[str, Any]) -> RewardRecipe:
-    try:
-        return RewardRecipe.model_validate_json(json.dumps(raw, default=str))
-    except ValidationError as error:
-        raise first_error(error, RewardRecipe) from error
 
 
 def _refuse_contradictions(recipe: RewardRecipe) -> None:

@@ -11,15 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from upslope.types import Engine, Env, Group, Metrics, Problem, Reward, Trajectory
-
 if TYPE_CHECKING:
     from upslope.chat import Chat
     from upslope.models.policy import Policy
+    from upslope.types import Engine, Env, Group, Metrics, Problem, Reward, Trajectory
 
 REWARDS = {
     "env": "upslope.rewards.own:Own",
     "model": "upslope.rewards.model:Model",
+    "learned": "upslope.rewards.learned:Learned",
     "judge": "upslope.rewards.judge:Judge",
     "mix": "upslope.rewards.mix:Mix",
     "ensemble": "upslope.rewards.ensemble:Ensemble",
@@ -54,6 +54,15 @@ class Lasts(Protocol):
 
     async def close(self) -> None:
         """After the last step, or when the run ends early."""
+
+
+@runtime_checkable
+class Recalls(Protocol):
+    """Beside ``Lasts``: one that takes up what it has made in earlier stages."""
+
+    def recall(self, folders: Sequence[Path]) -> None:
+        """Before ``begin``: its folders in the stages before this one, the oldest first; one that
+        was no part of a stage has none there."""
 
 
 @runtime_checkable

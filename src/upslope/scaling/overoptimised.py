@@ -41,10 +41,10 @@ def best_of_n(score: Array, value: Array, ns: Sequence[int]) -> Array:
     order = score.argsort(1, kind="stable")
     ranked = np.take_along_axis(score, order, 1)
     sorted_values = _over_equals(ranked, np.take_along_axis(value, order, 1))
-    return np.asarray(sorted_values @ np.stack([_chances(size, n) for n in ns], 1))
+    return np.asarray(sorted_values @ np.stack([chances(size, n) for n in ns], 1))
 
 
-def _chances(size: int, n: int) -> Array:
+def chances(size: int, n: int) -> Array:
     """That a reply of each rank, the lowest first, is the best of ``n`` of ``size``, [rank].
 
     C(rank - 1, n - 1) / C(size, n).
