@@ -31,31 +31,40 @@ class Alpha:
     values: int
 
 
-def alpha(ratings: Numbers, metric: Metric, seed: int = 0, draws: int = DRAWS) -> Alpha | None:
-    """Krippendorff's alpha and its 95% bootstrap interval over units; None where no unit has two
-    values, or only one value was ever given, so that nothing is known."""
+def alpha(
+    ratings: Numbers,
+    metric: Metric,
+    seed: int = 0,
+    draws: int = DRAWS,
+    of: Sequence[int] | None = None,
+) -> Alpha | None:
+    """Krippendorff's alpha and its 95% bootstrap interval; None where no unit has two values, or
+    only one value was ever given, so that nothing is known.
+
+    ``of``: the question of each unit; those of one question are drawn together.
+    """
     values = np.unique(ratings[~np.isnan(ratings)])
     counts = counted(ratings, values)
-    counts = counts[counts.sum(1) > 1]
-    if len(values) < 2 or not len(counts):
-        return None
-    found = _alpha(counts, values, metric)
+    paired = counts.sum(1) > 1
+    questions = np.arange(len(counts)) if of is None else np.unique(of, return_inverse=True)[1]
+    counts, questions = counts[paired], np.unique(questions[paired], return_inverse=True)[1]
+    found = _alpha(counts, values, metric, np.ones(len(counts)))
     if found is None:
         return None
+    many = int(questions.max()) + 1
     draw = np.random.default_rng(seed_of("alpha", seed))
-    again = (
-        _alpha(counts[draw.integers(0, len(counts), len(counts))], values, metric)
-        for _ in range(draws)
-    )
-    # A draw in which one value is all there is has no disagreement in it.
-    spread = [1.0 if one is None else one for one in again]
-    low, high = np.quantile(spread, (0.025, 0.975)) if spread else (found, found)
+    times = draw.multinomial(many, np.full(many, 1 / many), draws)
+    spread = [_alpha(counts, values, metric, own[questions].astype(float)) for own in times]
+    # A draw in which only one value was ever given says nothing.
+    told = [one for one in spread if one is not None]
+    low, high = np.quantile(told, (0.025, 0.975)) if told else (found, found)
     return Alpha(Interval(found, float(low), float(high)), len(counts), int(counts.sum()))
 
 
 def counted(ratings: Numbers, values: Numbers) -> Numbers:
     """[unit value]: how many coders gave it."""
-    return np.stack([(ratings == value).sum(0) for value in values], 1).astype(float)
+    given: Numbers = (ratings[:, :, None] == values).sum(0).astype(float)
+    return given
 
 
 def distances(values: Numbers, totals: Numbers, metric: Metric) -> Numbers:
@@ -64,11 +73,12 @@ def distances(values: Numbers, totals: Numbers, metric: Metric) -> Numbers:
     Of ranks: all that was given from one value to the other, both counted half.
     """
     if metric == "nominal":
-        return (values[:, None] != values[None]).astype(float)
+        differ: Numbers = (values[:, None] != values[None]).astype(float)
+        return differ
     if metric == "interval":
-        return (values[:, None] - values[None]) ** 2
+        return np.square(values[:, None] - values[None])
     middle = np.cumsum(totals) - totals / 2
-    return (middle[:, None] - middle[None]) ** 2
+    return np.square(middle[:, None] - middle[None])
 
 
 def with_rest(ratings: Numbers, metric: Metric) -> Sequence[float]:
@@ -94,10 +104,11 @@ def with_rest(ratings: Numbers, metric: Metric) -> Sequence[float]:
     return found
 
 
-def _alpha(counts: Numbers, values: Numbers, metric: Metric) -> float | None:
-    """1 - observed over expected disagreement; None where nothing is expected."""
-    size, totals = counts.sum(1), counts.sum(0)
-    far, n = distances(values, totals, metric), float(counts.sum())
-    within = np.einsum("ui,ij,uj->u", counts, far, counts) / (size - 1)
-    expected = float(totals @ far @ totals) / (n - 1)
-    return 1 - float(within.sum()) / expected if expected > 0 else None
+def _alpha(counts: Numbers, values: Numbers, metric: Metric, times: Numbers) -> float | None:
+    """1 - observed over expected disagreement, units counted so many ``times``; None where nothing
+    is expected."""
+    size, totals = counts.sum(1), times @ counts
+    far, n = distances(values, totals, metric), float(totals.sum())
+    expected = float(totals @ far @ totals) / (n - 1) if n > 1 else 0.0
+    within = np.einsum("ui,ij,uj->u", counts, far, counts) / np.maximum(size - 1, 1)
+    return 1 - float(times @ within) / expected if expected > 0 else None

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import isfinite
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -93,8 +93,7 @@ class Question:
         return given
 
 
-@dataclass(frozen=True)
-class Said:
+class Said(NamedTuple):
     """What ``annotator`` said: ``values`` of the candidates, () where it was skipped; ``why`` in
     their words; ``at`` in seconds since 1970. ``info``: what a file said beside it."""
 
@@ -102,7 +101,7 @@ class Said:
     values: tuple[float, ...]
     why: str = ""
     at: float = 0.0
-    info: Mapping[str, Any] = field(default_factory=lambda: NOTHING)
+    info: Mapping[str, Any] = NOTHING
 
 
 @dataclass(frozen=True)
@@ -130,11 +129,12 @@ class Answer:
 
 @dataclass(frozen=True)
 class Counts:
-    """How much there is: ``open`` questions still want answers; ``by`` counts each annotator's."""
+    """How much there is: ``questions`` of each kind, of which ``open`` still want answers; ``by``
+    counts each annotator's answers."""
 
     problems: int
     replies: int
-    questions: int
+    questions: Mapping[str, int]
     open: int
     answers: int
     ties: int
@@ -143,10 +143,26 @@ class Counts:
     by: Mapping[str, int]
 
 
+class Progress(NamedTuple):
+    """Of one annotator: questions answered, skipped, and left to answer."""
+
+    answered: int
+    skipped: int
+    left: int
+
+
+def kind_of(word: str) -> Kind:
+    """A kind by its name; UserError where there is no such."""
+    for kind in KINDS:
+        if kind == word:
+            return kind
+    raise UserError(f"a question is one of {', '.join(KINDS)}, not {word!r}")
+
+
 def asked(problem: Problem) -> str:
     """All that was asked, as JSON: what answers one question is of one problem."""
     said = [dict(message) for message in problem.messages] or problem.prompt
-    return json.dumps([said, list(problem.stop)], sort_keys=True, ensure_ascii=False)
+    return json.dumps([said, list(problem.stop)], sort_keys=True)
 
 
 def problem_from(text: str, name: str) -> Problem:

@@ -10,19 +10,16 @@ import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 from upslope.chat import Chat
 from upslope.engines.local import LocalEngine
-from upslope.envs.datasets import read_rows
 from upslope.grading import grade
 from upslope.models.load import load
-from upslope.preferences.annotators import turned
-from upslope.preferences.formats import in_store, pairs_from
-from upslope.preferences.learned import Pair, dialogue, question
+from upslope.preferences.annotators import Annotator
+from upslope.preferences.moved import pairs_of
+from upslope.preferences.pair import Pair, dialogue, question
 from upslope.preferences.recipe import Pairs
-from upslope.preferences.store import SUFFIXES
 from upslope.rollout import Player, together
 from upslope.scorers import model_in
 from upslope.seeds import seed_of
@@ -53,8 +50,8 @@ class Gathered:
 
 
 def from_file(settings: Pairs, seed: int) -> Gathered:
-    """The pairs of a file, split by a hash of their question."""
-    return split_apart(pairs_of(settings.path), settings, seed)
+    """The pairs of a file or a store, split by a hash of their question."""
+    return split_apart(pairs_of(settings.path, settings.answers), settings, seed)
 
 
 def split_apart(pairs: Iterable[Pair], settings: Pairs, seed: int) -> Gathered:
@@ -73,23 +70,19 @@ def part_of(problem: Problem, held_out: float, seed: int) -> Split:
     return "train" if place >= 1 else "validation" if place < 0.5 else "test"
 
 
-def pairs_of(path: str | Path) -> Iterator[Pair]:
-    """Pairs of a store, or of a JSONL or Parquet file in the forms of Hugging Face, TRL and hh-rlhf;
-    ``info`` has the row's other columns. Raises UserError with file and line."""
-    file = Path(path)
-    yield from in_store(file) if file.suffix in SUFFIXES else pairs_from(read_rows(file))
-
-
 def from_env(env: Env, name: str, settings: Pairs, seed: int) -> Gathered:
     """Pairs of replies to an env's problems, labelled by the larger gold reward. ``name``: what the
-    pairs' source is called. Labels of the test are never turned around."""
+    pairs' source is called. Labels of the test are gold's own."""
     wanted = {"train": settings.train, "validation": 0, "test": settings.test}
     parts: dict[str, list[Pair]] = {}
     for split in get_args(Split):
         found = compared(answers(env, split, settings, wanted[split], seed), name)
-        flips = 0.0 if split == "test" else settings.flips
-        pairs = [*islice(flipped(found, flips, seed), wanted[split] or None)]
-        parts[split] = pairs
+        by = (
+            Annotator()
+            if split == "test"
+            else Annotator(temperature=settings.noise, flips=settings.flips, seed=seed)
+        )
+        parts[split] = [*islice(labelled(found, by), wanted[split] or None)]
     return Gathered(parts["train"], parts["validation"], parts["test"])
 
 
@@ -109,14 +102,19 @@ def compared(answered: Iterable[tuple[Problem, Sequence[Answer]]], name: str) ->
             yield Pair(problem, best[0], worst[0], info)
 
 
-def flipped(pairs: Iterable[Pair], share: float, seed: int) -> Iterator[Pair]:
-    """Pairs of which a share has its sides, and what they earned, changed for one another."""
+def labelled(pairs: Iterable[Pair], by: Annotator) -> Iterator[Pair]:
+    """Gold's pairs as an annotator sees them: sides, and what they earned, changed for one another
+    where they prefer the other; without those of which they prefer none."""
     for pair in pairs:
-        if not turned(share, seed, pair.problem.id, pair.chosen, pair.rejected):
+        sides = (pair.chosen, pair.rejected)
+        earned = (("chosen", 1.0), ("rejected", 0.0))  # where gold is only known to prefer one
+        worth = [float(pair.info.get(f"{LABEL}_{side}", other)) for side, other in earned]
+        said = by.compares((pair.problem.id, *sides), sides, worth)
+        if said and said[0] > said[1]:
             yield pair
-            continue
-        info = {_other(key): value for key, value in pair.info.items()}
-        yield Pair(pair.problem, pair.rejected, pair.chosen, {**info, "flipped": "yes"})
+        elif said and said[0] < said[1]:
+            info = {_other(key): value for key, value in pair.info.items()}
+            yield Pair(pair.problem, pair.rejected, pair.chosen, {**info, "flipped": "yes"})
 
 
 def answers(
@@ -139,7 +137,7 @@ def answers(
             "with: set pairs.policy to a model"
         )
     for problem, texts in shown.values():
-        yield problem, [*zip(texts, asyncio.run(_graded(env, problem, texts)), strict=True)]
+        yield problem, [*zip(texts, asyncio.run(gold_of(env, problem, texts)), strict=True)]
 
 
 def columns_of(pairs: Sequence[Pair], names: Sequence[str]) -> Mapping[str, Sequence[str]]:
@@ -177,7 +175,8 @@ def _sampled(
             yield group.problem, said
 
 
-async def _graded(env: Env, problem: Problem, texts: Sequence[str]) -> Sequence[Reward]:
+async def gold_of(env: Env, problem: Problem, texts: Sequence[str]) -> Sequence[Reward]:
+    """What an env says of replies to a problem."""
     plays = [
         Trajectory(problem, 0, member, (), (), dialogue(problem, text))
         for member, text in enumerate(texts)
@@ -194,4 +193,3 @@ def _other(key: str) -> str:
     name, _, side = key.rpartition("_")
     other = {"chosen": "rejected", "rejected": "chosen"}.get(side)
     return f"{name}_{other}" if other else key
-

@@ -23,8 +23,15 @@ CREATE TABLE answers (
 CREATE UNIQUE INDEX once ON answers (question, annotator) WHERE undone IS NULL;
 CREATE INDEX whose ON answers (annotator, id) WHERE undone IS NULL;
 """
-# Answers that count for a question: those that stand and say something, and what others have
-# before them for now.
+# Questions that want more answers than they have: of those that stand, a skip says nothing.
+OPEN = """
+SELECT q.id FROM questions q WHERE q.wanted > (
+    SELECT count(*) FROM answers a
+    WHERE a.question = q.id AND a.undone IS NULL AND a.answer != '[]')"""
+# Of these the ones that somebody never answered.
+LEFT = f"""{OPEN} AND NOT EXISTS (
+    SELECT 1 FROM answers a WHERE a.question = q.id AND a.annotator = :who AND a.undone IS NULL)"""
+# Of these again the ones that others do not have before them, first what was shown before.
 FREE = """
 SELECT q.id FROM questions q WHERE NOT EXISTS (
     SELECT 1 FROM answers a WHERE a.question = q.id AND a.annotator = :who AND a.undone IS NULL)
@@ -36,8 +43,14 @@ AND q.wanted > (
 ORDER BY NOT EXISTS (SELECT 1 FROM shown s WHERE s.question = q.id AND s.annotator = :who), q.id
 LIMIT 1
 """
-OPEN = """
-SELECT q.id FROM questions q WHERE q.wanted > (
-    SELECT count(*) FROM answers a
-    WHERE a.question = q.id AND a.undone IS NULL AND a.answer != '[]') ORDER BY q.id
+QUESTION = """
+SELECT q.key, p.asked, q.name, q.kind, q.reason, q.wanted, q.low, q.high
+FROM questions q JOIN problems p ON p.id = q.problem WHERE q.id = ?
+"""
+CANDIDATES = """
+SELECT t.text, c.source FROM candidates c JOIN texts t ON t.id = c.text
+WHERE c.question = ? ORDER BY c.place
+"""
+LAST = """
+SELECT id, question FROM answers WHERE annotator = ? AND undone IS NULL ORDER BY id DESC LIMIT 1
 """

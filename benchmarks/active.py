@@ -1,0 +1,155 @@
+"""Labels that a reward model needs when it chooses its own pairs, against pairs at random.
+
+    python benchmarks/active.py --seeds 3
+
+Pairs are of demonstrations of ``notes``, labelled by the larger gold reward. Each way of choosing
+begins with the same random pairs; after each batch a new model learns from all labels so far and
+says what to ask next. Accuracy is on pairs of questions that nobody learned from. Accuracy against
+the logarithm of labels is a line for each way and seed; labels needed are read off where the line
+reaches what random pairs reach at the end. Exit status 1 where ``--by`` needs more than 70% of
+them, on average.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import sys
+import time
+from collections.abc import Sequence
+from itertools import combinations
+
+import numpy as np
+import torch
+
+from upslope.envs.notes import Notes, gold
+from upslope.estimates import t_interval
+from upslope.ledger import Ledger
+from upslope.models.load import load
+from upslope.models.reward_model import RewardModel, reward_model_of
+from upslope.preferences.acquisition import WAYS, By
+from upslope.preferences.learned import Compared, PairLoss
+from upslope.preferences.made import raw_of
+from upslope.preferences.pair import Pair
+from upslope.preferences.proposing import Asking, Comparisons, choose
+from upslope.preferences.training import Training, train
+from upslope.seeds import seed_of
+from upslope.types import Problem, Split
+
+BOUND = 0.7
+MEMBERS = 3  # of the committee that disagrees
+LESSON = PairLoss(centring=0.001)
+TRAINING = Training(lr=2e-3, warmup=20, epochs=10, batch=32, patience=4)
+
+
+def pairs_of(split: Split, problems: int, replies: int, apart: bool, seed: int) -> list[Pair]:
+    """Every two demonstrations of a problem that gold tells apart; ``apart``: each in one pair."""
+    shown: dict[str, tuple[Problem, list[str]]] = {}
+    env = Notes(replies=replies, train=problems, test=problems, seed=seed)
+    for problem, text in env.demonstrations(split):
+        shown.setdefault(problem.id, (problem, []))[1].append(text)
+    found = []
+    for problem, texts in shown.values():
+        halves = [*zip(texts[::2], texts[1::2], strict=True)]
+        for two in halves if apart else combinations(dict.fromkeys(texts), 2):
+            (low, worse), (high, better) = sorted((gold(problem.answer, t).total, t) for t in two)
+            if low < high:
+                found.append(Pair(problem, better, worse, {}))
+    return found
+
+
+def fitted(model: str, pairs: Sequence[Pair], held: Sequence[Pair], seed: int) -> RewardModel:
+    """A new model that learned from these."""
+    made = reward_model_of(load(model, seed % 2**31), ["reward"])
+    lesson, other = (Compared.of(made, some, LESSON) for some in (pairs, held))
+    return train(made, lesson, other, TRAINING, seed, Ledger(), lambda line: None).model
+
+
+def members(args: argparse.Namespace, by: By, own: list[Pair], held: list[Pair], seed: int) -> (
+    list[RewardModel]
+):  # fmt: skip
+    """One model of all labels; or a committee, each of its own draw of them."""
+    first = fitted(args.model, own, held, seed)
+    others = []
+    for one in range(1, MEMBERS if by == "disagreement" else 1):
+        draw = random.Random(seed_of("member", seed, one))
+        drawn = draw.choices(own, k=len(own))
+        others.append(fitted(args.model, drawn, held, seed_of(seed, one)))
+    return [first, *others]
+
+
+def curve(args: argparse.Namespace, by: By, seed: int) -> list[tuple[int, float]]:
+    """Accuracy after each batch of labels."""
+    pool = pairs_of("train", args.problems, args.replies, False, seed)
+    held = pairs_of("validation", 400, 2, True, seed)[:300]
+    test = pairs_of("test", 800, 10, True, seed)
+    order = random.Random(seed_of("pool", seed)).sample(range(len(pool)), len(pool))
+    pool = [pool[i] for i in order]
+    taken, seen = [*range(args.batch)], list[tuple[int, float]]()
+    while True:
+        own = [pool[i] for i in taken]
+        models = members(args, by, own, held, seed_of("fit", seed, len(taken)))
+        raw = raw_of(models[0], test, 16384)[:, :, 0]
+        seen.append((len(taken), float(np.mean(raw[:, 0] > raw[:, 1]))))
+        if len(taken) >= args.labels:
+            return seen
+        left = sorted(set(range(len(pool))) - set(taken))
+        asking = Asking(args.batch, by, ("",) * len(models) if by != "random" else (), seed=seed)
+        found = choose(asking, compared(pool, left), compared(pool, taken), models)
+        taken += [left[place] for place, _ in found]
+
+
+def compared(pool: Sequence[Pair], places: Sequence[int]) -> Comparisons:
+    """These pairs as questions of one comparison."""
+    two = [(pool[i].problem, pool[i].chosen, pool[i].rejected) for i in places]
+    return Comparisons(two, np.arange(len(two)))
+
+
+def needed(seen: Sequence[tuple[int, float]], accuracy: float) -> float:
+    """Labels at which the line of accuracy over log labels reaches so much."""
+    slope, start = np.polyfit(np.log([n for n, _ in seen]), [a for _, a in seen], 1)
+    return float(np.exp((accuracy - start) / slope))
+
+
+def main() -> int:
+    """Print curves, and what each way needs."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="ladder:0.1m")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--first", type=int, default=0, help="seed to begin with")
+    parser.add_argument("--labels", type=int, default=800)
+    parser.add_argument("--batch", type=int, default=100)
+    parser.add_argument("--problems", type=int, default=1500)
+    parser.add_argument("--replies", type=int, default=4)
+    parser.add_argument("--ways", nargs="*", default=WAYS[1:])
+    parser.add_argument("--by", default="information", help="the way that is held to the bound")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    shares = {by: list[float]() for by in args.ways}
+    for seed in range(args.first, args.first + args.seeds):
+        base = curve(args, "random", seed)
+        slope, start = np.polyfit(np.log([n for n, _ in base]), [a for _, a in base], 1)
+        target = float(start + slope * np.log(base[-1][0]))
+        print(f"seed {seed}, random: {told(base)}", flush=True)
+        for by in args.ways:
+            began = time.process_time()
+            own = curve(args, by, seed)
+            shares[by].append(needed(own, target) / base[-1][0])
+            print(
+                f"seed {seed}, {by}: {told(own)}; {100 * shares[by][-1]:.0f}% of the labels for "
+                f"{target:.3f}; {time.process_time() - began:.0f} CPU-seconds",
+                flush=True,
+            )
+    for by, values in shares.items():
+        mean, low, high = t_interval(values)
+        print(f"{by}: {100 * mean:.0f}% ({100 * low:.0f} to {100 * high:.0f}) of random's labels")
+    return int(args.by in shares and float(np.mean(shares[args.by])) > BOUND)
+
+
+def told(seen: Sequence[tuple[int, float]]) -> str:
+    """A curve in words."""
+    return " ".join(f"{n}:{a:.3f}" for n, a in seen)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
