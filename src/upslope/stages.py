@@ -62,7 +62,7 @@ class Built:
             return self.read
         if settings.path:
             known = {problem.id: problem for problem in self.problems("train")}
-            self.read.extend(read_demonstrations(Path(settings.path), known))
+            self.read.extend(read_demonstrations(Path(settings.path), known, settings.answers))
         else:
             assert isinstance(self.env, Demonstrates), "refuse lets no other pass"
             self.read.extend(Demonstration(*pair) for pair in self.env.demonstrations("train"))

@@ -52,9 +52,9 @@ def cover_of(apart: Numbers, weight: Numbers, prior: float) -> Numbers:
     A comparison of states ``apart`` [comparison hidden] whose winner has the chance p adds
     p (1 - p), its ``weight``, times their outer product (arXiv:2502.04354).
     """
-    told = prior * np.eye(apart.shape[1]) + (apart * weight[:, None]).T @ apart
-    cover: Numbers = np.linalg.inv((told + told.T) / 2)
-    return cover
+    seen: Numbers = (apart * weight[:, None]).T @ apart
+    told: Numbers = prior * np.eye(apart.shape[1]) + (seen + seen.T) / 2
+    return np.linalg.inv(told).astype(np.float64)
 
 
 def informative(

@@ -130,8 +130,10 @@ def _majority(given: Iterable[Won]) -> Iterator[Pair]:
             continue
         pair = pair_of_win(next(won for won in votes if won.better.text == text))
         info = {**pair.info, "annotator": "majority", "votes": len(votes)}
+        info.pop("margin", None)
         rated = [won for won in votes if won.answer.question.kind == "rating"]
         if rated:
             signed = (won.ahead if won.better.text == text else -won.ahead for won in rated)
-            info["margin"] = max(0.0, sum(signed) / len(rated))
+            margin = sum(signed) / len(rated)
+            info |= {"margin": margin} if margin > 0 else {}
         yield pair._replace(info={**info, "agreed": most / len(votes)})

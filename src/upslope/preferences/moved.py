@@ -27,8 +27,8 @@ from upslope.preferences.formats import (
     row_of_pair,
     when,
 )
-from upslope.preferences.pair import ALL, Pair, Selection
-from upslope.preferences.store import Store, is_store
+from upslope.preferences.pair import ALL, Pair, Selection, is_store
+from upslope.preferences.store import Store
 from upslope.types import UserError
 
 EVERYTHING = "answers"  # the form that holds every kind of answer

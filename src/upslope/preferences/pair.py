@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from upslope.preferences.asked import KINDS, Kind
@@ -41,6 +42,12 @@ class Selection:
 
 
 ALL = Selection()
+SUFFIXES = (".sqlite", ".sqlite3", ".db")
+
+
+def is_store(path: str | Path) -> bool:
+    """Whether a path names a store of preferences, and not a file of rows."""
+    return Path(path).suffix in SUFFIXES
 
 
 def dialogue(problem: Problem, reply: str) -> tuple[Message, ...]:

@@ -28,17 +28,12 @@ from upslope.preferences.asked import (
     problem_from,
 )
 from upslope.preferences.database import Database
+from upslope.preferences.pair import SUFFIXES, is_store
 from upslope.preferences.tables import CANDIDATES, FREE, LAST, LEFT, OPEN, QUESTION
 from upslope.seeds import seed_of
 from upslope.types import NOTHING, UserError
 
-SUFFIXES = (".sqlite", ".sqlite3", ".db")
 LEASE = 1800.0  # seconds for which a question that was shown is kept for who saw it
-
-
-def is_store(path: str | Path) -> bool:
-    """Whether a path names a store, and not a file of rows."""
-    return Path(path).suffix in SUFFIXES
 
 
 class Store:
