@@ -3,8 +3,9 @@
     python benchmarks/active.py --seeds 3
 
 Pairs are of demonstrations of ``notes``, labelled by the larger gold reward. Each way of choosing
-begins with the same random pairs; after each batch a new model learns from all labels so far and
-says what to ask next. Accuracy is on pairs of questions that nobody learned from. Accuracy against
+begins with the same random pairs; after each batch a new committee of reward models learns from all
+labels so far and says what to ask next. Accuracy is the committee's, on pairs of questions that
+nobody learned from; 300 more pairs say when to stop, for all ways alike. Accuracy against
 the logarithm of labels is a line for each way and seed; labels needed are read off where the line
 reaches what random pairs reach at the end. Exit status 1 where ``--by`` needs more than 70% of
 them, on average.
@@ -27,7 +28,7 @@ from upslope.estimates import t_interval
 from upslope.ledger import Ledger
 from upslope.models.load import load
 from upslope.models.reward_model import RewardModel, reward_model_of
-from upslope.preferences.acquisition import WAYS, By
+from upslope.preferences.acquisition import By
 from upslope.preferences.learned import Compared, PairLoss
 from upslope.preferences.made import raw_of
 from upslope.preferences.pair import Pair
@@ -37,9 +38,8 @@ from upslope.seeds import seed_of
 from upslope.types import Problem, Split
 
 BOUND = 0.7
-MEMBERS = 3  # of the committee that disagrees
 LESSON = PairLoss(centring=0.001)
-TRAINING = Training(lr=2e-3, warmup=20, epochs=10, batch=32, patience=4)
+TRAINING = Training(lr=2e-3, warmup=20, epochs=6, batch=32, patience=4)
 
 
 def pairs_of(split: Split, problems: int, replies: int, apart: bool, seed: int) -> list[Pair]:
@@ -65,17 +65,15 @@ def fitted(model: str, pairs: Sequence[Pair], held: Sequence[Pair], seed: int) -
     return train(made, lesson, other, TRAINING, seed, Ledger(), lambda line: None).model
 
 
-def members(args: argparse.Namespace, by: By, own: list[Pair], held: list[Pair], seed: int) -> (
+def committee(args: argparse.Namespace, own: list[Pair], held: list[Pair], seed: int) -> (
     list[RewardModel]
 ):  # fmt: skip
-    """One model of all labels; or a committee, each of its own draw of them."""
-    first = fitted(args.model, own, held, seed)
-    others = []
-    for one in range(1, MEMBERS if by == "disagreement" else 1):
-        draw = random.Random(seed_of("member", seed, one))
-        drawn = draw.choices(own, k=len(own))
-        others.append(fitted(args.model, drawn, held, seed_of(seed, one)))
-    return [first, *others]
+    """Models with weights of their own, each of its own draw of the labels but the first."""
+    found = [fitted(args.model, own, held, seed)]
+    for one in range(1, args.members):
+        drawn = random.Random(seed_of("member", seed, one)).choices(own, k=len(own))
+        found.append(fitted(args.model, drawn, held, seed_of("member's start", seed, one)))
+    return found
 
 
 def curve(args: argparse.Namespace, by: By, seed: int) -> list[tuple[int, float]]:
@@ -88,13 +86,14 @@ def curve(args: argparse.Namespace, by: By, seed: int) -> list[tuple[int, float]
     taken, seen = [*range(args.batch)], list[tuple[int, float]]()
     while True:
         own = [pool[i] for i in taken]
-        models = members(args, by, own, held, seed_of("fit", seed, len(taken)))
-        raw = raw_of(models[0], test, 16384)[:, :, 0]
+        models = committee(args, own, held, seed_of("fit", seed, len(taken)))
+        raw = np.mean([raw_of(model, test, 16384)[:, :, 0] for model in models], 0)
         seen.append((len(taken), float(np.mean(raw[:, 0] > raw[:, 1]))))
         if len(taken) >= args.labels:
             return seen
         left = sorted(set(range(len(pool))) - set(taken))
-        asking = Asking(args.batch, by, ("",) * len(models) if by != "random" else (), seed=seed)
+        needs = {"random": 0, "information": 1}.get(by, len(models))
+        asking = Asking(args.batch, by, ("",) * needs, seed=seed_of(seed, len(taken)))
         found = choose(asking, compared(pool, left), compared(pool, taken), models)
         taken += [left[place] for place, _ in found]
 
@@ -117,12 +116,13 @@ def main() -> int:
     parser.add_argument("--model", default="ladder:0.1m")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--first", type=int, default=0, help="seed to begin with")
-    parser.add_argument("--labels", type=int, default=800)
-    parser.add_argument("--batch", type=int, default=100)
-    parser.add_argument("--problems", type=int, default=1500)
+    parser.add_argument("--labels", type=int, default=1500)
+    parser.add_argument("--batch", type=int, default=300)
+    parser.add_argument("--problems", type=int, default=2500)
+    parser.add_argument("--members", type=int, default=3, help="of a committee")
     parser.add_argument("--replies", type=int, default=4)
-    parser.add_argument("--ways", nargs="*", default=WAYS[1:])
-    parser.add_argument("--by", default="information", help="the way that is held to the bound")
+    parser.add_argument("--ways", nargs="*", default=["uncertainty", "disagreement"])
+    parser.add_argument("--by", default="uncertainty", help="the way that is held to the bound")
     args = parser.parse_args()
     torch.set_num_threads(1)
     shares = {by: list[float]() for by in args.ways}

@@ -1,4 +1,4 @@
-"""The store of preferences: asking, answering, undoing; two writers, kills, other files; agreement."""
+"""The store of preferences: asking, answering, undoing; two writers, kills; agreement."""
 
 from __future__ import annotations
 

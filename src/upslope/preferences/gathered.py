@@ -51,7 +51,7 @@ class Gathered:
 
 def from_file(settings: Pairs, seed: int) -> Gathered:
     """The pairs of a file or a store, split by a hash of their question."""
-    return split_apart(pairs_of(settings.path, settings.answers), settings, seed)
+    return split_apart(pairs_of(settings.path, settings.answers.selection), settings, seed)
 
 
 def split_apart(pairs: Iterable[Pair], settings: Pairs, seed: int) -> Gathered:

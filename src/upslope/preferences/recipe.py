@@ -15,7 +15,8 @@ import tomli_w
 from pydantic import BaseModel, Field, ValidationError
 
 from upslope.overrides import merge, mixed, tree_of
-from upslope.preferences.pair import ALL, Selection
+from upslope.preferences.asked import Kind
+from upslope.preferences.pair import Selection, Votes
 from upslope.preferences.training import Training
 from upslope.sentences import first_error
 from upslope.settings import (
@@ -35,13 +36,26 @@ Held = Annotated[float, Field(gt=0, lt=1)]
 M = TypeVar("M", bound=BaseModel)
 
 
+class Counted(Settings):
+    """Which of a store's answers count, and how: see ``pair.Selection``."""
+
+    annotators: Annotated[tuple[Text, ...], "whose answers; none named: everybody's"] = ()
+    kinds: Annotated[tuple[Kind, ...], "to which questions; none named: to all"] = ()
+    votes: Annotated[Votes, "each answer, or the majority about two replies"] = "each"
+
+    @property
+    def selection(self) -> Selection:
+        """The same, as a store is asked."""
+        return Selection(self.annotators, self.kinds, self.votes)
+
+
 class Pairs(Settings):
     """Where pairs come from: a file, or replies to an env's problems that its gold reward ranks."""
 
     path: Annotated[
         str, "a .jsonl, .jsonl.gz or .parquet file of pairs, or of steps, or a store; none: the env"
     ] = ""
-    answers: Annotated[Selection, "which of a store's answers count"] = ALL
+    answers: Counted = Counted()
     policy: Annotated[
         str, "a model or run whose replies are compared; none: the env's demonstrations"
     ] = ""

@@ -237,7 +237,14 @@ class Store:
         added = self._db.change(
             "INSERT OR IGNORE INTO answers (question, annotator, answer, why, at, info) "
             "VALUES (?, ?, ?, ?, ?, ?)",
-            (question.number, who, values, _plain(said.why), said.at or self.clock(), info),
+            (
+                question.number,
+                who,
+                values,
+                _plain(said.why),
+                said.at or round(self.clock(), 3),
+                info,
+            ),
         ).rowcount
         self._db.change(
             "DELETE FROM shown WHERE question = ? AND annotator = ?", (question.number, who)
