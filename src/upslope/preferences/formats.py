@@ -136,7 +136,8 @@ def _own(row: Row, number: int, annotator: str) -> tuple[Proposal, Said | None]:
     texts, sources = given["replies"], given.get("sources", [])
     if not _all(texts, str) or not _all(sources, str):
         raise UserError(f'{row.where}: "replies" and "sources" must be lists of texts')
-    if (kind := given.get("kind", "pair")) not in KINDS:
+    usual = {1: "rating", 2: "pair"}.get(len(texts), "ranking")
+    if (kind := given.get("kind", usual)) not in KINDS:
         raise UserError(f'{row.where}: "kind" is one of {", ".join(KINDS)}, not {kind!r}')
     problem = fields.problem_of({"id": str(number), **given}, row.where, "")
     sources = [*sources, *[""] * (len(texts) - len(sources))]

@@ -26,12 +26,13 @@ def ask(
     store: Store,
     annotator: str,
     say: Callable[[str], None] = print,
-    line: Callable[[], str] = sys.stdin.readline,
+    line: Callable[[], str] | None = None,
     *,
     patient: bool | None = None,
 ) -> None:
     """Ask until nothing is left, ``q`` or the end of the lines; what cannot be understood is asked
     again where somebody sits there (``patient``), and in a pipe UserError."""
+    line = line or sys.stdin.readline
     patient = sys.stdin.isatty() if patient is None else patient
     done = 0
     question = store.next_question(annotator)
