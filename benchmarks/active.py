@@ -4,7 +4,8 @@
 
 Pairs are of demonstrations of ``notes``, labelled by the larger gold reward. Each way of choosing
 begins with the same random pairs; after each batch a new committee of reward models learns from all
-labels so far and says what to ask next. Accuracy is the committee's, on pairs of questions that
+labels so far, from the weights of a policy that imitated the demonstrations (``--sft 0``: from those
+of ``--model``), and says what to ask next. Accuracy is the committee's, on pairs of questions that
 nobody learned from; 300 more pairs say when to stop, for all ways alike. Accuracy against
 the logarithm of labels is a line for each way and seed; labels needed are read off where the line
 reaches what random pairs reach at the end. Exit status 1 where ``--by`` needs more than 70% of
@@ -16,6 +17,7 @@ from __future__ import annotations
 import argparse
 import random
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from itertools import combinations
@@ -23,12 +25,13 @@ from itertools import combinations
 import numpy as np
 import torch
 
+import upslope
 from upslope.envs.notes import Notes, gold
 from upslope.estimates import t_interval
 from upslope.ledger import Ledger
 from upslope.models.load import load
 from upslope.models.reward_model import RewardModel, reward_model_of
-from upslope.preferences.acquisition import By
+from upslope.preferences.acquisition import WAYS, By
 from upslope.preferences.learned import Compared, PairLoss
 from upslope.preferences.made import raw_of
 from upslope.preferences.pair import Pair
@@ -56,6 +59,24 @@ def pairs_of(split: Split, problems: int, replies: int, apart: bool, seed: int) 
             if low < high:
                 found.append(Pair(problem, better, worse, {}))
     return found
+
+
+def imitated(model: str, steps: int, folder: str) -> str:
+    """A policy's folder, after supervised fine-tuning on the demonstrations."""
+    given = {
+        "model": model,
+        "runs": folder,
+        "env": {"type": "notes", "replies": 4},
+        "algorithm": {"type": "sft"},
+        "source": {"type": "recorded"},
+        "rollout": {"problems": 128, "max_tokens": 32},
+        "learner": {"lr": 1e-3, "warmup": 50},
+        "evaluation": {"problems": 20},
+        "checkpoint": {"every": 0},
+        "machine": {"threads": 1},
+        "stop": {"steps": steps},
+    }
+    return str(upslope.train(given).path / "model")
 
 
 def fitted(model: str, pairs: Sequence[Pair], held: Sequence[Pair], seed: int) -> RewardModel:
@@ -114,17 +135,20 @@ def main() -> int:
     """Print curves, and what each way needs."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="ladder:0.1m")
+    parser.add_argument("--sft", type=int, default=300, help="steps of imitation before")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--first", type=int, default=0, help="seed to begin with")
-    parser.add_argument("--labels", type=int, default=1500)
-    parser.add_argument("--batch", type=int, default=300)
-    parser.add_argument("--problems", type=int, default=2500)
-    parser.add_argument("--members", type=int, default=3, help="of a committee")
+    parser.add_argument("--labels", type=int, default=600)
+    parser.add_argument("--batch", type=int, default=150)
+    parser.add_argument("--problems", type=int, default=1500)
+    parser.add_argument("--members", type=int, default=2, help="of a committee")
     parser.add_argument("--replies", type=int, default=4)
-    parser.add_argument("--ways", nargs="*", default=["uncertainty", "disagreement"])
-    parser.add_argument("--by", default="uncertainty", help="the way that is held to the bound")
+    parser.add_argument("--ways", nargs="*", default=WAYS[1:])
+    parser.add_argument("--by", default="disagreement", help="the way that is held to the bound")
     args = parser.parse_args()
     torch.set_num_threads(1)
+    if args.sft:
+        args.model = imitated(args.model, args.sft, tempfile.mkdtemp())
     shares = {by: list[float]() for by in args.ways}
     for seed in range(args.first, args.first + args.seeds):
         base = curve(args, "random", seed)
