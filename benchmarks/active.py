@@ -3,11 +3,11 @@
     python benchmarks/active.py --seeds 3
 
 Pairs are of demonstrations of ``notes``, labelled by the larger gold reward. Each way of choosing
-begins with the same random pairs; after each batch a new committee of reward models learns from all
-labels so far, from the weights of a policy that imitated the demonstrations (``--sft 0``: from those
-of ``--model``), and says what to ask next. Accuracy is the committee's, on pairs of questions that
-nobody learned from; 300 more pairs say when to stop, for all ways alike. Accuracy against
-the logarithm of labels is a line for each way and seed; labels needed are read off where the line
+begins with the same random pairs. After each batch a new committee of reward models learns from all
+labels so far, from the weights of a policy that imitated the demonstrations (``--sft 0``: from
+those of ``--model``), and says what to ask next. Accuracy is the committee's, on pairs of questions
+that nobody learned from; 300 more pairs say when to stop, for all ways alike. Accuracy against the
+logarithm of labels is a line for each way and seed; labels needed are read off where the line
 reaches what random pairs reach at the end. Exit status 1 where ``--by`` needs more than 70% of
 them, on average.
 """
