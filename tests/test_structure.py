@@ -62,7 +62,8 @@ TABLE = {
     "scorers? seeds?",
     "rewards.worker": "",
     "rewards.workers": "machine rewards.worker",
-    "envs": "types seeds rewards envs.episodes envs.slips",
+    "tools": "types seeds tools",
+    "envs": "types seeds rewards sandbox tools envs.episodes envs.slips",
     "envs.datasets": "types snapshots? pyarrow?",
     "envs.honeypot": "types seeds rewards envs.arithmetic envs.episodes",
     "envs.mathematics": "types seeds rewards envs.episodes envs.datasets",
@@ -145,7 +146,9 @@ TABLE = {
     "scaling.picture": "curve scaling numpy",
     "sizes": "optional engines.apart models session stages",
     "accelerators": "sizes",
-    "pace": "types audit.settings checkpoints recipe rewards runs session settings stages train",
+    "pace": (
+        "types audit.settings checkpoints machine recipe rewards runs session settings stages train"
+    ),
     "plan": "types accelerators models pace session sizes torch",
     "trial exam hindsight": "* !plan !pace !progress !cli",
     "preferences": "",
