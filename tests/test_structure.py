@@ -55,7 +55,7 @@ TABLE = {
     "engines.scripted": "types numpy transformers?",
     "engines.wire": "types",
     "engines": "types engines machine models torch transformers jaxtyping numpy",
-    "rewards": "types rewards files grading seeds chat? models? math_verify? numpy torch?",
+    "rewards": "types rewards sandbox files grading seeds chat? models? math_verify? numpy torch?",
     "rewards.learned": "types rewards preferences.pair preferences.annotators? "
     "preferences.gathered? preferences.learned? preferences.made? preferences.moved? "
     "preferences.picture? preferences.recipe? preferences.training? files? ledger? models? "
@@ -67,6 +67,7 @@ TABLE = {
     "sandbox.kernel": "",
     "tools": "types seeds tools",
     "envs": "types seeds rewards sandbox tools envs.episodes envs.slips",
+    "envs.code": "types seeds rewards sandbox envs.episodes envs.datasets",
     "envs.datasets": "types snapshots? pyarrow?",
     "envs.honeypot": "types seeds rewards envs.arithmetic envs.episodes",
     "envs.mathematics": "types seeds rewards envs.episodes envs.datasets",
@@ -200,6 +201,9 @@ ATTRIBUTES = {
     ("models.load", "config.get_text_config()"),
     ("models.load", "config"),
     ("session", "torch"),
+    ("sandbox.programs.judge", "builtins"),  # an exception by the name that a program gives it
+    ("sandbox.programs.tested", "on"),  # what a test asks of a program's object
+    ("sandbox.programs.wire", "builtins"),
 }
 BROAD = {
     ("grading", "Exception"),  # a user's grader may raise anything
@@ -207,6 +211,8 @@ BROAD = {
     ("components", "Exception"),  # and so may a user's file when it is imported
     ("sinks", "Exception"),  # whatever ends a sink, the run goes on
     ("rewards.worker", "Exception"),  # a grader's failure is that answer's, not the worker's
+    ("sandbox.programs.tested", "BaseException"),
+    ("sandbox.programs.judge", "Exception"),  # tests are others' code, and may raise anything
     ("sandbox.warden", "BaseException"),  # a program that nobody has read may raise anything
     ("tools.play", "Exception"),  # a tool may raise anything, and the play goes on
     ("envs.reasoning_gym", "Exception"),  # generators are others' code, and may raise anything
@@ -381,13 +387,14 @@ def test_nothing_is_caught_broadly_but_where_a_reason_is_given() -> None:
 
 
 def test_no_function_takes_keywords_it_does_not_name() -> None:
-    """But transformers' own signature of an attention function, which gets every keyword."""
+    """But transformers' own signature of an attention function, which gets every keyword, and a
+    stand-in for any function."""
     taking = [
         name
         for name, node in NODES
         if isinstance(node, (*FUNCTIONS, ast.Lambda)) and node.args.kwarg
     ]
-    assert set(taking) == {"models.attention"}
+    assert set(taking) == {"models.attention", "sandbox.programs.judge"}
 
 
 def test_every_zip_says_whether_it_is_strict() -> None:
