@@ -1,6 +1,7 @@
 """Envs by name; one file each. ``file.py:Name`` names one from outside the package."""
 
 ENVS = {
+    "agent": "upslope.envs.agent:Agent",
     "arithmetic": "upslope.envs.arithmetic:Arithmetic",
     "countdown": "upslope.envs.countdown:Countdown",
     "honeypot": "upslope.envs.honeypot:Honeypot",
