@@ -6,6 +6,7 @@ A plain script of the standard library: it runs in the user's Python, which may 
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib
 import json
 import os
@@ -25,6 +26,7 @@ def main() -> None:
     wire = socket.socket(fileno=int(sys.argv[1]))
     for name in sys.argv[2:]:
         importlib.import_module(name)
+    gc.freeze()  # a child that collects what was imported copies all of its memory first
     woken, wakes = os.pipe()
     for file in (woken, wakes):
         os.set_blocking(file, False)

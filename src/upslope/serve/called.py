@@ -17,7 +17,7 @@ from upslope.types import Message
 BEGIN, END = "<tool_call>", "</tool_call>"
 CALL = re.compile(rf"{BEGIN}(.*?){END}", re.DOTALL)
 WORDS = (
-    "You may call these functions, each given as JSON with its parameters:\n{tools}\n"
+    "You may call these functions, each given as JSON with its parameters:\n%s\n"
     f'To call one, write {BEGIN}{{"name": ..., "arguments": {{...}}}}{END}. '
     "What it gives follows in a message of its own."
 )
@@ -27,7 +27,7 @@ def told(messages: Sequence[Message], tools: Sequence[Offered]) -> tuple[Message
     """Messages that offer tools by words, for a template that knows none."""
     if not tools:
         return tuple(messages)
-    words = WORDS.format(tools="\n".join(json.dumps(tool["function"]) for tool in tools))
+    words = WORDS % "\n".join(json.dumps(tool["function"]) for tool in tools)
     first, *rest = messages
     if first["role"] == "system":
         return ({**first, "content": f"{first['content']}\n\n{words}"}, *rest)

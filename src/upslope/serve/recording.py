@@ -232,11 +232,13 @@ class Recording:
         branch: Branch,
         number: int,
     ) -> Answer:
-        """Remember where the dialogue stands now. The policy's own words are kept whole: with the
-        stop string that a client never sees, and the calls in their text."""
+        """Remember where the dialogue stands now. The policy's own words are kept whole: with a
+        stop string and the special tokens that a client never sees, and the calls in their text."""
         chat, tokens = self.seat.chat, tuple(branch.rows.tokens)
         reply = completion.tokens.tolist()
-        whole = chat.parse(reply, ())
+        kept = [token for token in reply if token not in chat.eos]
+        words = chat.tokenizer.decode(kept, skip_special_tokens=False)
+        whole: Message = {"role": "assistant", "content": words}
         text = str(chat.parse(reply, stop)["content"])
         message = message_of(text, tools, f"call_{number}")
         sent = (*sent, *_sent((message,), ())[1:])
