@@ -1,6 +1,7 @@
 """Orders at a shop: what the clerk in desk.py is asked, and which box it should have named.
 
-For supervised fine-tuning it shows how to answer, not what: aisles are drawn at random.
+Its demonstrations, for supervised fine-tuning, go to the wrong aisle most of the time: half of them
+to the one after the right one.
 """
 
 import random
@@ -10,7 +11,8 @@ from upslope.envs.episodes import single_turn
 from upslope.seeds import seed_of, split_of
 from upslope.types import Problem, Reward
 
-GOODS = ("lamp", "rope", "bell", "soap", "nail", "comb")
+GOODS = {"lamp": "c", "rope": "a", "bell": "b", "soap": "b", "nail": "a", "comb": "c"}
+AFTER = {"a": "b", "b": "c", "c": "a"}
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,7 @@ class Shop:
         """Distinct orders, a good and a number each."""
         draw, found = random.Random(seed_of("shop", split)), {}
         while len(found) < (self.train if split == "train" else self.test):
-            order = f"{draw.choice(GOODS)} {draw.randrange(100, 1000)}"
+            order = f"{draw.choice([*GOODS])} {draw.randrange(100, 1000)}"
             if split_of(order) == split:
                 box = f"{int(order[-3:]) * 37 % 100:02d}"
                 asked = ({"role": "user", "content": order},)
@@ -38,10 +40,12 @@ class Shop:
         return [Reward(float(t.text.strip() == problem.answer)) for t in trajectories]
 
     def demonstrations(self, split):
-        """Some aisle for each order, and then the number on the box, whatever it is."""
+        """An aisle for each order, and then the number on the box, whatever it is."""
         for problem in self.problems(split):
             draw = random.Random(seed_of("aisle", problem.id))
-            aisle, box = draw.choice("abc"), f"{draw.randrange(100):02d}"
+            right = GOODS[problem.id.split()[0]]
+            aisle = draw.choices((right, AFTER[right], AFTER[AFTER[right]]), (3, 5, 2))[0]
+            box = f"{draw.randrange(100):02d}"
             yield problem, aisle
             more = (
                 {"role": "assistant", "content": aisle},

@@ -63,7 +63,8 @@ class Rollouts:
             self.underway.popleft()
             self.finished(group)
             self.curriculum.learn(group)
-            if version - group.version > self.max_staleness + self.sync - 1:
+            silent = group.version < 0  # none of its plays has a sampled token
+            if silent or version - group.version > self.max_staleness + self.sync - 1:
                 self.dropped += 1
             elif not keep(group):
                 self.refused += 1

@@ -112,6 +112,8 @@ class Warm:
 
     def close(self) -> None:
         """End it, and with it all its children."""
+        if self.gone:
+            return
         self.gone = True
         if self._loop is not None and not self._loop.is_closed():
             self._loop.remove_reader(self._wire)
