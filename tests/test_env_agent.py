@@ -1,4 +1,4 @@
-"""Agents in processes of their own: played, graded, trained, and whatever they do wrong survived."""
+"""Agents in processes of their own: played, graded, trained; what they do wrong is survived."""
 
 from __future__ import annotations
 

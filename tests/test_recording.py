@@ -1,4 +1,4 @@
-"""Somebody else's requests as segments: exact tokens, each trained once, whoever asks in between."""
+"""Somebody else's requests as segments: exact tokens, each trained once."""
 
 from __future__ import annotations
 

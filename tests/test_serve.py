@@ -1,4 +1,4 @@
-"""OpenAI's protocol over the local engine: its own client is served, and what is wrong is refused."""
+"""OpenAI's protocol over the local engine: its own client is served, mistakes are refused."""
 
 from __future__ import annotations
 

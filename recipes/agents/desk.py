@@ -1,4 +1,4 @@
-"""A clerk at a shop's desk: an ordinary program of OpenAI's client, which knows nothing of training.
+"""A clerk at a shop's desk: a program of OpenAI's client that knows nothing of training.
 
 It is asked for a good, has the policy say which aisle to go to, and finds a number there if that
 was the right one; then it has the policy read the number out.
