@@ -221,8 +221,10 @@ def test_a_run_trains_through_it_and_survives_agents_that_fail(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     code = """
-if sum(map(ord, task["id"])) % 4 == 0: sys.exit(9)
-print(ask(task["prompt"], max_tokens=3))
+if sum(map(ord, task["id"])) % 5 == 0: sys.exit(9)
+said = ask(task["prompt"], max_tokens=3)
+if sum(map(ord, task["id"])) % 2 == 0: sys.exit(9)
+print(said)
 """
     command = list(script(tmp_path, code))
     run = upslope.train(
