@@ -221,29 +221,26 @@ def test_a_run_trains_through_it_and_survives_agents_that_fail(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     code = """
-if sum(map(ord, task["id"])) % 5 == 0: sys.exit(9)
-said = ask(task["prompt"], max_tokens=3)
-if sum(map(ord, task["id"])) % 2 == 0: sys.exit(9)
+said = ask(task["prompt"], max_tokens=1)
+if task["id"] in "bf": sys.exit(9)
 print(said)
 """
-    command = list(script(tmp_path, code))
+    digits = f"{Path(__file__).with_name('plays.py')}:Digits"
+    env = {"type": "agent", "command": [*script(tmp_path, code)], "of": {"type": digits}}
     run = upslope.train(
         {
             "model": "ladder:0.1m",
             "machine": {"threads": 1},
-            "env": {
-                "type": "agent",
-                "command": command,
-                "of": {"type": "arithmetic", "digits": 1},
-                "warm": ["json", "urllib.request"],
-            },
+            "env": {**env, "warm": ["json", "urllib.request"]},
             "algorithm": {"type": "grpo"},
-            "rollout": {"problems": 4, "group": 2, "max_tokens": 3},
-            "evaluation": {"problems": 6},
+            "rollout": {"problems": 4, "group": 6, "max_tokens": 2},
+            "evaluation": {"problems": 2},
             "stop": {"steps": 2},
         }
     )
     assert run.result() is not None
     rows = run.metrics()
-    assert sum(row["reward/invalid_share"] for row in rows) > 0
-    assert rows[-1]["drift/max"] < 1e-3
+    assert all(row["reward/invalid_share"] == 0.25 for row in rows)
+    told = [row["drift/max"] for row in rows if "drift/max" in row]
+    assert told
+    assert max(told) < 1e-3

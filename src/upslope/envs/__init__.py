@@ -8,6 +8,7 @@ ENVS = {
     "logic": "upslope.envs.logic:Logic",
     "math": "upslope.envs.mathematics:Mathematics",
     "notes": "upslope.envs.notes:Notes",
+    "openenv": "upslope.envs.openenv:OpenEnv",
     "prices": "upslope.envs.prices:Prices",
     "reasoning_gym": "upslope.envs.reasoning_gym:ReasoningGym",
     "tampering": "upslope.envs.honeypot:Tampering",

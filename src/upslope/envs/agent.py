@@ -3,7 +3,6 @@ the policy, and whatever it prints in the end is graded by another env."""
 
 from __future__ import annotations
 
-import asyncio
 import json
 import secrets
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -13,9 +12,9 @@ from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any
-from weakref import WeakKeyDictionary
 
 from upslope.envs import ENVS
+from upslope.envs.places import Places
 from upslope.envs.programs import Ended, Program
 from upslope.serve.asked import refusal
 from upslope.serve.endpoint import Endpoint
@@ -81,13 +80,9 @@ class Agent:
         ]
 
     @cached_property
-    def _places(self) -> WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore]:
-        return WeakKeyDictionary()
-
-    def place(self) -> asyncio.Semaphore:
-        """One of so many programs at once, in the running loop."""
-        loop = asyncio.get_running_loop()
-        return self._places.setdefault(loop, asyncio.Semaphore(self.at_once))
+    def places(self) -> Places:
+        """For so many programs at once."""
+        return Places(self.at_once)
 
 
 class Play:
@@ -111,7 +106,7 @@ class Play:
         env, key = self._env, secrets.token_urlsafe(16)
         endpoint = Endpoint(Recorded(recording), key=key)
         async with AsyncExitStack() as stack:
-            await stack.enter_async_context(env.place())
+            await stack.enter_async_context(env.places.one())
             folder = Path(stack.enter_context(TemporaryDirectory(prefix="upslope-agent-")))
             server = Server(endpoint.handle, refusal)
             await stack.enter_async_context(server)

@@ -152,11 +152,15 @@ class Recording:
     def trajectory(
         self, problem: Problem, visit: int, member: int, facts: Mapping[str, Any]
     ) -> Trajectory:
-        """All of it, with the dialogue that was answered last; raises what the engine raised."""
+        """All of it, with the dialogue that was answered last; raises what the engine raised.
+
+        Where nobody asked there is a row all the same: the problem's prompt.
+        """
         if self.failure is not None:
             raise self.failure
         said = self._last or self.seat.chat.messages(problem)
-        rows, turns = self.segments(), self.turns()
+        prompt = Rows(self.seat.chat.encode(self.seat.chat.messages(problem)))
+        rows, turns = self.segments() or tuple(prompt.closed()), self.turns()
         return Trajectory(problem, visit, member, rows, turns, said, facts=facts, usage=self.usage)
 
     def _dialogue(
