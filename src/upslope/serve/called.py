@@ -57,7 +57,7 @@ def written(message: Message) -> Message:
     """An assistant's message that others wrote, with its calls in the text."""
     calls = message.get("tool_calls")
     if not calls:
-        return message
+        return {key: value for key, value in message.items() if key != "tool_calls"}
     blocks = [message["content"]] if message["content"] else []
     for call in calls:
         name, given = call["function"]["name"], call["function"]["arguments"]
