@@ -2,8 +2,7 @@
 
 It is recipes/agents/desk.py, a program of the package `openai` alone; recipes/ladder_agent.toml
 trains it through its requests, for a few seeds. Printed: the share of held-out orders that it
-answers rightly, sampled and greedily, the mean gain with a 95% interval over seeds, and the seconds
-a play takes.
+answers rightly, sampled and greedily, and the mean gain with a 95% interval over seeds.
 
     python benchmarks/agent.py --seeds 3
 """
@@ -11,7 +10,6 @@ a play takes.
 from __future__ import annotations
 
 import argparse
-import resource
 from pathlib import Path
 
 import upslope
@@ -46,9 +44,6 @@ def main() -> None:
     for kind, found in gains.items():
         mean, low, high = t_interval(found)
         print(f"{kind}: {mean:+.1f} points ({low:+.1f} to {high:+.1f})")
-    for who, name in ((resource.RUSAGE_SELF, "the run"), (resource.RUSAGE_CHILDREN, "the agents")):
-        used = resource.getrusage(who)
-        print(f"{name}: {used.ru_utime + used.ru_stime:.0f} CPU-seconds")
 
 
 if __name__ == "__main__":

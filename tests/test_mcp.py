@@ -11,6 +11,10 @@ from typing import Any
 
 import pytest
 
+from plays import chatml
+from upslope.components import find
+from upslope.engines.scripted import ScriptedEngine
+from upslope.rollout import Player
 from upslope.serve.asked import refusal
 from upslope.serve.http import Request, Response
 from upslope.serve.http import Server as Listening
@@ -199,3 +203,18 @@ def test_http_answers_come_as_json_and_as_streams(streams: bool) -> None:
 
     assert asyncio.run(asked()) == ["2", "3", "4", "add failed: HTTP status 500"]
     assert fake.seen[:3] == ["initialize", "notifications/initialized", "tools/list"]
+
+
+def test_the_env_of_the_page_plays_with_a_servers_tools(fake: Path, tmp_path: Path) -> None:
+    page = Path(__file__).parent.parent / "docs" / "agents.md"
+    code = page.read_text(encoding="utf-8").partition("# with_mcp.py\n")[2].partition("```")[0]
+    (tmp_path / "with_mcp.py").write_text(code, encoding="utf-8")
+    made = find({}, f"{tmp_path}/with_mcp.py:Counted", "env")
+    env = made((sys.executable, str(fake), "plain"))
+    chat = chatml()
+    call = '<tool_call>{"name": "add", "arguments": {"a": 6}}</tool_call>'
+    engine = ScriptedEngine([call, "7"], chat.tokenizer, chat.end)
+    player = Player(engine, env, chat, 100, 1.0, 4)
+    group = asyncio.run(player.group(env.problems("train")[0], 0, 1, 0, "train"))
+    assert group.rewards[0].total == 1.0
+    assert "7" in group.trajectories[0].messages[2]["content"]

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
+import subprocess
+import sys
+import urllib.request
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -330,3 +335,41 @@ def test_openais_own_client_is_served(policy: Policy) -> None:
                     await stranger.models.list()
 
     asyncio.run(asked())
+
+
+def test_the_client_of_the_page_is_served(policy: Policy, tmp_path: Path) -> None:
+    pytest.importorskip("openai")
+    page = Path(__file__).parent.parent / "docs" / "serving.md"
+    code = page.read_text(encoding="utf-8").partition("# ask.py\n")[2].partition("```")[0]
+    assert "8000" in code
+
+    async def ran() -> bytes:
+        async with Server(endpoint_of(policy, "m", "", 9).handle, refusal) as server:
+            (tmp_path / "ask.py").write_text(code.replace("8000", str(server.port)))
+            ran = await asyncio.create_subprocess_exec(
+                sys.executable, str(tmp_path / "ask.py"), stdout=asyncio.subprocess.PIPE
+            )
+            output, _ = await ran.communicate()
+            assert ran.returncode == 0
+            return output
+
+    whole, _, streamed_text = asyncio.run(ran()).decode().partition(" 32\n")
+    assert whole == streamed_text  # one seed, one answer
+
+
+def test_the_command_serves_until_it_is_interrupted(tmp_path: Path) -> None:
+    code = "from upslope.cli import main; main()"
+    words = [sys.executable, "-c", code, "serve", "ladder:0.1m", "--port", "0"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        said = process.stdout.readline()
+        url = said.split(" at ")[1].split(";")[0]
+        with urllib.request.urlopen(f"{url}/models") as answer:
+            assert json.load(answer)["data"][0]["id"] == "ladder:0.1m"
+        process.send_signal(signal.SIGINT)
+        assert process.stdout.read() == "ended\n"
+        assert process.wait(10) == 0
+    taken = subprocess.run(
+        [*words[:-2], "--key", "NO_SUCH_KEY"], capture_output=True, text=True, check=False
+    )
+    assert (taken.returncode, "NO_SUCH_KEY" in taken.stderr) == (2, True)
