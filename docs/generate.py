@@ -77,19 +77,42 @@ ROWS = {
 }
 
 
+SESSION = """A play of a server whose game is to guess a number, with
+`action = {guess = "{reply}"}`:
+
+| who | says |
+|---|---|
+| the server, after the reset | `{"observation": {"text": "a number up to 9"}, "done": false}` |
+| the prompt | a number up to 9 |
+| the policy | 4 |
+| the step's action | `{"guess": 4}` |
+| the server | `{"observation": {"text": "higher"}, "reward": -0.1, "done": false}` |
+| the next prompt goes on with | higher |
+| the policy | 6 |
+| the server | `{"observation": {"text": "yes"}, "reward": 1.0, "done": true}` |
+
+The total is 0.9. A reply that is no action is told the server's error and may be mended in the next
+turn; a server that fails, hangs or leaves gives an invalid reward with its reason."""
+
+
 @dataclass(frozen=True)
 class Example:
     """How an env's page shows it. ``settings`` beside the defaults; ``replies`` beside the gold one
-    and an empty one; ``files``: what these settings name, and their content."""
+    and an empty one; ``files``: what these settings name, and their content; ``told``: an example
+    in words, where the env's problems are elsewhere."""
 
     tokens: int
     model: str = "smollm2-135m-instruct"
-    settings: Mapping[str, str] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
     replies: Sequence[str] = ()
     files: Mapping[str, str] = field(default_factory=dict)
+    told: str = ""
 
 
 EXAMPLES = {
+    "agent": Example(
+        8, settings={"command": ["python", "majority.py"], "of": {"type": "arithmetic"}}
+    ),
     "arithmetic": Example(5, "ladder:0.6m"),
     "countdown": Example(12, "ladder:0.6m", replies=("2+",)),
     "honeypot": Example(6, "ladder:0.6m", replies=("ok",)),
@@ -105,6 +128,7 @@ EXAMPLES = {
         "ladder:0.6m",
         replies=("a boat and the gull.", "wave gull sand tide boat!!!!!!", "lion puma ape!!"),
     ),
+    "openenv": Example(16, settings={"url": "http://127.0.0.1:8000"}, told=SESSION),
     "prices": Example(4),
     "reasoning_gym": Example(64, settings={"name": "chain_sum"}),
     "tampering": Example(8, "ladder:0.6m"),
@@ -170,11 +194,11 @@ def algorithm(name: str) -> str:
 def env(name: str) -> str:
     """An env's page, with a problem of its own and what replies to it earn."""
     cls, shown_by = find(ENVS, name, "env"), EXAMPLES[name]
-    lines = [f'type = "{name}"', *(f'{k} = "{v}"' for k, v in shown_by.settings.items())]
+    lines = [f'type = "{name}"', *(f"{k} = {_toml(v)}" for k, v in shown_by.settings.items())]
     warm = LADDER if shown_by.model.startswith("ladder") else PLAIN
     recipe = f'model = "{shown_by.model}"\n\n[env]\n' + "\n".join(lines)
     recipe += f"\n\n[rollout]\nmax_tokens = {shown_by.tokens}\n\n{warm}"
-    asked = "\n\n".join(_examples(cls, shown_by))
+    asked = shown_by.told or "\n\n".join(_examples(cls, shown_by))
     return _page(name, ENVS[name], cls, f"\n## A problem\n\n{asked}\n", recipe, "")
 
 
@@ -247,6 +271,13 @@ def _fields(cls: type[Any], prefix: str = "") -> Iterator[tuple[str, str, str]]:
         yield prefix + given.name, expected(hint), default
 
 
+def _toml(value: Any) -> str:
+    """A setting's value in a recipe."""
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key} = {_toml(one)}" for key, one in value.items()) + "}"
+    return json.dumps(value)
+
+
 def _inside(kinds: Mapping[str, str], made: Any) -> str:
     """A component as its table: its type, and what differs from that type's own defaults."""
     plain = table_of(type(made)())
@@ -278,11 +309,12 @@ def _examples(cls: type[Any], shown_by: Example) -> Iterator[str]:
         for name, row in shown_by.files.items():
             (Path(folder) / name).write_text(row + "\n", encoding="utf-8")
         given = {
-            key: str(Path(folder) / value) if value in shown_by.files else value
+            key: str(Path(folder) / value) if str(value) in shown_by.files else value
             for key, value in shown_by.settings.items()
         }
         for form in forms:
-            few = {"test": 2} if "test" not in given else {}
+            known = {setting.name for setting, _ in _hinted(cls)} - given.keys()
+            few = {"test": 2} if "test" in known else {}
             made: Env = build(cls, {**given, **few, **({"form": form} if form else {})}, "env")
             yield _example(made, made.problems("test")[0], form, shown_by)
 

@@ -121,6 +121,15 @@ def test_the_example_of_each_part_trains(part: str, examples: Path) -> None:
     assert run.metrics()[-1]["groups/used"] == 2
 
 
+def test_the_agent_of_the_page_trains(examples: Path) -> None:
+    pytest.importorskip("openai")
+    run = upslope.train("majority.toml", shrunk("majority.toml"))
+    rows = [row for row in run.trajectories() if row["stage"] == "rl"]
+    played = [row for row in rows if row["step"] == 2]
+    assert played
+    assert all(row["valid"] and 3 <= row["tokens"] <= 9 for row in played)
+
+
 def test_toml_blocks_are_recipes_or_parts_of_one(examples: Path) -> None:
     for page, kind, _, code in BLOCKS:
         if kind == "toml":

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from upslope.envs.code import Code
-from upslope.envs.programs import Programs, parsed, value
+from upslope.envs.functions import Functions, parsed, value
 from upslope.rewards.unit_tests import UnitTests, Verdict, code_of, unit_tested
 from upslope.sandbox import Limits, offered
 from upslope.types import Problem, Reward, Trajectory, UserError
@@ -238,7 +238,7 @@ def test_a_question_is_of_one_split(tmp_path: Path) -> None:
 
 
 def test_programs_of_one_expression() -> None:
-    env = Programs()
+    env = Functions()
     train, test = env.problems("train"), env.problems("test")
     assert not {p.answer for p in train} & {p.answer for p in test}
     problem = train[0]
@@ -270,12 +270,12 @@ def test_programs_of_one_expression() -> None:
 async def test_replies_are_read_as_arithmetic(reply: str, total: float, runs: float) -> None:
     problem = Problem("q", prompt="0:4 1:7=", answer="3*x+4", info={"shown": (0, 1)})
     play = Trajectory(problem, 0, 0, (), (), ({"role": "assistant", "content": reply},))
-    [reward] = await Programs().rewards(problem, [play])
+    [reward] = await Functions().rewards(problem, [play])
     assert (reward.total, reward.parts["runs"]) == (total, runs)
 
 
 def test_slips_multiply_by_the_value_at_one() -> None:
-    pairs = list(Programs(wrong=1.0).demonstrations("test"))
+    pairs = list(Functions(wrong=1.0).demonstrations("test"))
     assert len(pairs) > 150
     for problem, reply in pairs:
         at_zero, at_one = (pair.split(":")[1] for pair in problem.prompt.rstrip("=").split())

@@ -188,6 +188,21 @@ def chat(
 
 
 @app.command()
+def serve(
+    model: Model,
+    host: Annotated[str, typer.Option(help="The address to listen at.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Its port; 0 is any.")] = 8000,
+    name: Annotated[str, typer.Option(help="What requests call the model.")] = "",
+    key: Annotated[str, typer.Option(help="The environment's variable with the API key.")] = "",
+    max_tokens: Annotated[int, typer.Option(min=1, help="Tokens of a reply, by default.")] = 512,
+) -> None:
+    """Serve a model or a run to OpenAI's clients, until Ctrl-C."""
+    from upslope.serve.command import Place, serve_model
+
+    serve_model(model, Place(host, port, name, key, max_tokens), print)
+
+
+@app.command()
 def models() -> None:
     """Models known by name."""
     from upslope.models.hub import MODELS

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from upslope import fields
+from upslope import fields, traces
 from upslope.envs.datasets import Row, read_rows
 from upslope.files import explained, replace_file
 from upslope.preferences.pair import ALL, Selection, is_store
@@ -102,7 +102,10 @@ def sets(shown: Sequence[Demonstration]) -> list[list[Demonstration]]:
 def _plays(given: Row, number: int) -> Iterator[Demonstration]:
     # A column of a Parquet file has a null where a row leaves it out.
     row = {name: value for name, value in given.fields.items() if value is not None}
-    if row.keys() & {"chosen", "rejected"}:
+    if traces.is_trace(row):
+        for one in traces.rows_of(row, given.where):
+            yield _single(one, given.where)
+    elif row.keys() & {"chosen", "rejected"}:
         yield from _pair(row, given.where, number)
     else:
         yield _single(row, given.where)

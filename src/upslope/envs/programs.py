@@ -1,130 +1,168 @@
-"""Programs of one expression, procedural: what a function gives for two numbers, and which it is.
+"""Runs a program to its end in bounded time, with its output bounded, and kills all it started.
 
-``0:3 1:5=`` may be answered by ``2*x+3``, or whatever gives the same for every number: a reply is
-read as arithmetic in x and tried on numbers that the prompt does not show. Nothing is run: replies
-are expressions, and what is no arithmetic is no program.
+No sandbox: the program is the user's own. What a model wrote is for ``sandbox``.
 """
 
 from __future__ import annotations
 
-import ast
-import operator
-import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
 
-from upslope.envs.episodes import single_turn
-from upslope.envs.slips import with_slips
-from upslope.seeds import seed_of, split_of
-from upslope.types import Problem, Reward, Split, Trajectory, UserError
+from upslope.envs.warm import warmed
+from upslope.types import UserError
 
-OPERATIONS: Mapping[type[ast.operator], Callable[[int, int], int]] = {
-    ast.Add: operator.add,
-    ast.Sub: operator.sub,
-    ast.Mult: operator.mul,
-}
-LONGEST = 60  # characters of a reply that are read
-HIDDEN = (2, 5, 7, 11)  # numbers that a program is tried on, beside those that were shown
+PIECE = 2**16
+LAST = 2000  # bytes of what went wrong
+GRACE = 1.0  # seconds in which what an ended program wrote must have arrived
+LOOPBACK = "127.0.0.1,localhost"
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """``reason``: why it was ended, "" where it ended itself; ``words``: its last line of error."""
+
+    output: str
+    code: int
+    words: str
+    reason: str = ""
+
+
+class Alive(Protocol):
+    """A process, however it was started; it leads a group of its own."""
+
+    @property
+    def pid(self) -> int: ...
+
+    async def wait(self) -> int:
+        """Its exit code; negative for a signal."""
 
 
 @dataclass(frozen=True)
-class Programs:
-    """Functions a*x+b with a up to ``largest`` and b up to ``added``, and their values at 0 and 1.
+class Program:
+    """``command`` in ``folder``; ``warm``: what is imported for it; ``most`` bytes of output."""
 
-    ``wrong``: the share of demonstrations that multiply by the value at 1, as if b were 0.
-    ``train`` and ``test`` bound how many problems a split holds.
-    """
+    command: Sequence[str]
+    warm: Sequence[str]
+    folder: Path
+    most: int
 
-    largest: int = 19
-    added: int = 99
-    wrong: float = 0.0
-    train: int = 4000
-    test: int = 500
-    seed: int = 0
+    async def run(
+        self, given: Mapping[str, str], words: bytes, seconds: float, end: asyncio.Event
+    ) -> Ended:
+        """With ``given`` in its environment and ``words`` to read, until it ends or ``end`` is set.
 
-    def __post_init__(self) -> None:
-        if self.largest < 2:
-            raise UserError(
-                f"largest is of what x is multiplied by: at least 2, got {self.largest}"
+        UserError where there is no such program.
+        """
+        with ExitStack() as stack:
+            told = os.memfd_create("problem") if sys.platform == "linux" else _kept(self.folder)
+            os.write(told, words)
+            os.lseek(told, 0, os.SEEK_SET)
+            (said, write), (errors, err) = os.pipe(), os.pipe()
+            with ExitStack() as theirs:
+                for file in (told, write, err):
+                    theirs.callback(os.close, file)
+                for file in (said, errors):
+                    stack.callback(os.close, file)
+                alive = await self._start(_environment(given), (told, write, err))
+            stack.callback(_kill, alive.pid)
+            return await self._watched(alive, os.dup(said), os.dup(errors), seconds, end)
+
+    async def _start(self, environment: Mapping[str, str], files: tuple[int, int, int]) -> Alive:
+        name, *words = self.command
+        name = sys.executable if name == "python" else name
+        if self.warm:
+            warm = await warmed(name, tuple(self.warm))
+            return await warm.start(words, environment, self.folder, files)
+        try:
+            return await asyncio.create_subprocess_exec(
+                name,
+                *words,
+                stdin=files[0],
+                stdout=files[1],
+                stderr=files[2],
+                cwd=self.folder,
+                env=environment,
+                start_new_session=True,
             )
-        if not 0 <= self.wrong <= 1:
-            raise UserError(f"wrong is a share between 0 and 1, got {self.wrong}")
-        if self.train < 1 or self.test < 1:
-            raise UserError("train and test are numbers of problems: set each to at least 1")
+        except OSError as error:
+            raise UserError(f"the program {name!r} cannot be run: {error.strerror}") from error
 
-    play = single_turn
-
-    def problems(self, split: Split) -> Sequence[Problem]:
-        """Distinct functions with two of their values each."""
-        wanted = self.train if split == "train" else self.test
-        made = [
-            _problem(a, b)
-            for a in range(1, self.largest + 1)
-            for b in range(self.added + 1)
-            if split_of(f"{a}*x+{b}") == split
-        ]
-        random.Random(seed_of("programs", self.seed, split)).shuffle(made)
-        return made[:wanted]
-
-    def demonstrations(self, split: Split) -> Iterator[tuple[Problem, str]]:
-        """Each problem with its program or, for a share ``wrong``, one that multiplies too much."""
-        return with_slips(self.problems(split), self.wrong, self.seed)
-
-    async def rewards(
-        self, problem: Problem, trajectories: Sequence[Trajectory]
-    ) -> Sequence[Reward]:
-        """1 for a program that is right everywhere; ``visible``: on the numbers shown."""
-        return [_graded(problem, t.text) for t in trajectories]
-
-
-def _problem(a: int, b: int) -> Problem:
-    shown = {x: a * x + b for x in (0, 1)}
-    question = " ".join(f"{x}:{y}" for x, y in shown.items()) + "="
-    info = {"shown": tuple(shown), "slip": f"{a + b}*x+{b}"}
-    return Problem(question, prompt=question, answer=f"{a}*x+{b}", solution=f"{a}*x+{b}", info=info)
+    async def _watched(
+        self, alive: Alive, said: int, errors: int, seconds: float, end: asyncio.Event
+    ) -> Ended:
+        """Whatever comes first ends it: itself, the time, its output, or ``end``."""
+        output, words = Pipe(said, self.most), Pipe(errors, LAST, last=True)
+        process, ended = asyncio.ensure_future(alive.wait()), asyncio.ensure_future(end.wait())
+        reading = asyncio.ensure_future(output.read()), asyncio.ensure_future(words.read())
+        full = asyncio.ensure_future(output.full.wait())
+        try:
+            first = (process, ended, full)
+            done, _ = await asyncio.wait(
+                first, timeout=seconds, return_when=asyncio.FIRST_COMPLETED
+            )
+            reason = ""
+            if process not in done:
+                reason = f"the agent took more than {seconds:g} s"
+            if full in done:
+                reason = f"the agent wrote more than {self.most} bytes"
+            _kill(alive.pid)
+            code = await process
+            await asyncio.wait(reading, timeout=GRACE)
+        finally:
+            for task in (process, ended, full, *reading):
+                task.cancel()
+            await asyncio.gather(process, ended, full, *reading, return_exceptions=True)
+        lines = words.text().strip().splitlines()
+        return Ended(output.text(), code, lines[-1] if lines else "", reason)
 
 
-def _graded(problem: Problem, text: str) -> Reward:
-    program, right = parsed(text), parsed(problem.answer)
-    assert right is not None
-    if program is None:
-        return Reward(0.0, {"correct": 0.0, "runs": 0.0, "visible": 0.0}, reason="not arithmetic")
+class Pipe:
+    """What is written to a pipe, up to a bound; of more than that its beginning, or its end."""
 
-    def same(numbers: Sequence[int]) -> float:
-        return float(all(value(program, x) == value(right, x) for x in numbers))
+    def __init__(self, file: int, most: int, *, last: bool = False) -> None:
+        self._file, self._most, self._last = file, most, last
+        self._found = b""
+        self.full = asyncio.Event()
 
-    shown: Sequence[int] = problem.info["shown"]
-    correct = same((*shown, *HIDDEN))
-    parts = {"correct": correct, "runs": 1.0, "visible": same(shown)}
-    return Reward(correct, parts, answer=ast.unparse(program))
+    def text(self) -> str:
+        """So far."""
+        return self._found.decode("utf-8", "replace")
 
-
-def parsed(text: str) -> ast.expr | None:
-    """A program, if it is arithmetic in x with whole numbers; else None."""
-    try:
-        tree = ast.parse(text[:LONGEST].strip(), mode="eval").body
-    except (SyntaxError, ValueError, MemoryError, RecursionError):
-        return None
-    return tree if all(_arithmetic(node) for node in ast.walk(tree)) else None
-
-
-def _arithmetic(node: ast.AST) -> bool:
-    if isinstance(node, ast.Name):
-        return node.id == "x"
-    if isinstance(node, ast.Constant):
-        return type(node.value) is int
-    if isinstance(node, ast.BinOp):
-        return type(node.op) in OPERATIONS
-    return isinstance(node, (*OPERATIONS, ast.UnaryOp, ast.USub, ast.Load))
+    async def read(self) -> None:
+        """To its end; a pipe that is full of what nobody wants is emptied all the same."""
+        reader, loop = asyncio.StreamReader(), asyncio.get_running_loop()
+        transport, _ = await loop.connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(self._file, "rb", 0)
+        )
+        try:
+            while piece := await reader.read(PIECE):
+                if len(self._found) + len(piece) > self._most:
+                    self.full.set()
+                found = self._found + piece
+                self._found = found[-self._most :] if self._last else found[: self._most]
+        finally:
+            transport.close()
 
 
-def value(program: ast.expr, x: int) -> int:
-    """What a program gives for a number."""
-    match program:
-        case ast.BinOp(left, op, right):
-            return OPERATIONS[type(op)](value(left, x), value(right, x))
-        case ast.UnaryOp(ast.USub(), operand):
-            return -value(operand, x)
-        case ast.Constant(int(number)):
-            return number
-    return x
+def _environment(given: Mapping[str, str]) -> dict[str, str]:
+    """This process's own, and what is given; a proxy is not asked for what is on this machine."""
+    direct = ",".join(filter(None, (os.environ.get("NO_PROXY", ""), LOOPBACK)))
+    return {**os.environ, "NO_PROXY": direct, "no_proxy": direct, **given}
+
+
+def _kill(group: int) -> None:
+    """All of a group that are left."""
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(group, signal.SIGKILL)
+
+
+def _kept(folder: Path) -> int:
+    """A file for a system without files in memory."""
+    return os.open(folder / ".problem.json", os.O_RDWR | os.O_CREAT)
