@@ -60,6 +60,7 @@ TABLE = {
     "rewards.worker": "",
     "rewards.workers": "machine rewards.worker",
     "tools": "types seeds tools",
+    "tables": "types seeds tables tools openpyxl?",
     "envs": "types seeds rewards sandbox tools envs.episodes envs.slips",
     "envs.datasets": "types snapshots? pyarrow?",
     "envs.honeypot": "types seeds rewards envs.arithmetic envs.episodes",
