@@ -6,17 +6,17 @@ first query comes. Errors are raised as ``ToolError``, which the policy observes
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from functools import cached_property
 
-from upslope.tables.book import Book, Missing, Sheet, Value, told
+from upslope.tables.book import Book, MissingError, Sheet, Value, told
 from upslope.tables.columns import Table, table_of
 from upslope.tables.formulas import evaluated, worked_out
 from upslope.tables.references import Area, area_of, areas_of, letters, named, spelt
-from upslope.tables.sql import Database, Refused
-from upslope.tables.syntax import Unreadable
+from upslope.tables.sql import Database, QueryError
+from upslope.tables.syntax import FormulaError
 from upslope.tools import ToolError
 
 FOUND, SHOWN, READ = (
@@ -113,7 +113,7 @@ class Bench:
         """What a SELECT gives: titles, then a line a row, at most 100."""
         try:
             titles, rows, more = self.database.query(query)
-        except Refused as error:
+        except QueryError as error:
             raise ToolError(str(error)) from error
         lines = [" | ".join(map(_word, row)) for row in rows]
         note = ["[only the first 100 rows]"] if more else []
@@ -123,14 +123,14 @@ class Bench:
         """What a formula comes to; an error as a spreadsheet shows it."""
         try:
             return told(evaluated(formula, self.book, self._sheet(sheet).name if sheet else ""))
-        except (Unreadable, Missing) as error:
+        except (FormulaError, MissingError) as error:
             raise ToolError(str(error)) from error
 
     def calc(self, expression: str) -> str:
         """What arithmetic comes to."""
         try:
             value = worked_out(expression)
-        except Unreadable as error:
+        except FormulaError as error:
             raise ToolError(str(error)) from error
         if isinstance(value, str) and value.startswith("#"):
             raise ToolError(value)
@@ -139,7 +139,7 @@ class Bench:
     def _sheet(self, name: str) -> Sheet:
         try:
             return self.book.sheet(name)
-        except Missing as error:
+        except MissingError as error:
             raise ToolError(str(error)) from error
 
     def _area(self, reference: str) -> tuple[Sheet, Area]:
@@ -166,7 +166,7 @@ class Bench:
                     yield sheet, Area("", *place, *place), value
 
 
-def seen_cells(name: str, arguments: dict[str, object], book: Book) -> set[str]:
+def seen_cells(name: str, arguments: Mapping[str, object], book: Book) -> set[str]:
     """The cells that a call of ``read_range`` or ``head`` showed, each as Sheet!B3."""
     try:
         if name == "head":
@@ -175,18 +175,18 @@ def seen_cells(name: str, arguments: dict[str, object], book: Book) -> set[str]:
             areas = [Area(one.name, 1, 1, rows, one.columns)] if one.rows else []
         else:
             areas = areas_of(str(arguments.get("range", "")).replace(" ", ","))
-    except (ValueError, Missing):
+    except (ValueError, MissingError):
         return set()
     return cells_of(areas, book)
 
 
-def cells_of(areas: list[Area], book: Book, most: int = 10_000) -> set[str]:
+def cells_of(areas: Sequence[Area], book: Book, most: int = 10_000) -> set[str]:
     """The cells of areas that lie on sheets that are shown, each as Sheet!B3."""
     out: set[str] = set()
     for area in areas:
         try:
             sheet = book.sheet(area.sheet)
-        except Missing:
+        except MissingError:
             continue
         cut = area.within(max(1, sheet.rows), max(1, sheet.columns))
         if len(out) + cut.size > most:
@@ -207,7 +207,7 @@ def _titled(table: Table) -> list[str]:
     return [f"{letters(table.left + at)} {title}" for at, title in enumerate(table.titles)]
 
 
-def _ranged(values: list[Value]) -> Iterator[str]:
+def _ranged(values: Sequence[Value]) -> Iterator[str]:
     """Least and greatest of numbers and of days, and the commonest texts."""
     figures = [v for v in values if isinstance(v, int | float) and not isinstance(v, bool)]
     days = [v for v in values if isinstance(v, date)]

@@ -13,7 +13,6 @@ from datetime import date, datetime, time
 from functools import cached_property
 
 from upslope.tables.references import Area, Place
-from upslope.types import NOTHING
 
 Value = str | int | float | bool | date | datetime | None
 ERRORS = frozenset(
@@ -22,7 +21,7 @@ ERRORS = frozenset(
 FIGURES = 12  # of a number that was computed: 0.1 + 0.2 is shown as 0.3
 
 
-class Missing(Exception):
+class MissingError(Exception):
     """What was asked for is not in the workbook; its text says what there is."""
 
 
@@ -32,20 +31,20 @@ class Sheet:
 
     name: str
     cells: Mapping[Place, Value]
-    formulas: Mapping[Place, str] = field(default_factory=lambda: NOTHING)  # type: ignore[assignment]
+    formulas: Mapping[Place, str] = field(default_factory=dict)
     merged: tuple[Area, ...] = ()
-    formats: Mapping[Place, str] = field(default_factory=lambda: NOTHING)  # type: ignore[assignment]
+    formats: Mapping[Place, str] = field(default_factory=dict)
     hidden: bool = False
 
     @cached_property
     def rows(self) -> int:
         """The last row that is not blank; 0 where all are."""
-        return max((row for row, _ in self.cells), default=0)
+        return max((row for row, _ in (*self.cells, *self.formulas)), default=0)
 
     @cached_property
     def columns(self) -> int:
         """The last column that is not blank; 0 where all are."""
-        return max((column for _, column in self.cells), default=0)
+        return max((column for _, column in (*self.cells, *self.formulas)), default=0)
 
     def row(self, number: int, first: int = 1, last: int = 0) -> list[Value]:
         """A row's values from one column to another, or to the last."""
@@ -69,7 +68,7 @@ class Book:
     """Sheets by name, in order, and named ranges as references."""
 
     sheets: Mapping[str, Sheet]
-    names: Mapping[str, str] = field(default_factory=lambda: NOTHING)  # type: ignore[assignment]
+    names: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
     def shown(self) -> tuple[Sheet, ...]:
@@ -77,14 +76,16 @@ class Book:
         return tuple(sheet for sheet in self.sheets.values() if not sheet.hidden)
 
     def sheet(self, name: str = "") -> Sheet:
-        """By name, whatever its case; the first where none is named. Missing where none is."""
+        """By name, whatever its case; the first where none is named. MissingError where none is."""
         if not self.shown:
-            raise Missing("the workbook has no sheet")
+            raise MissingError("the workbook has no sheet")
         if not name:
             return self.shown[0]
         found = self._by_name.get(name.strip().casefold())
         if found is None:
-            raise Missing(f"no sheet {name!r}: there are {', '.join(s.name for s in self.shown)}")
+            raise MissingError(
+                f"no sheet {name!r}: there are {', '.join(s.name for s in self.shown)}"
+            )
         return found
 
     @cached_property

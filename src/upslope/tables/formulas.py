@@ -1,7 +1,7 @@
 """Formulas over a workbook, evaluated one at a time; all of its own are ``recalculated.py``'s.
 
-A whitelist of functions, no text becomes code, and every formula's work is bounded by the cells that
-it may read. Not a spreadsheet: no arrays that spill, no volatile functions, no links to files.
+A whitelist of functions, no text becomes code, and every formula's work is bounded by the cells
+that it may read. Not a spreadsheet: no arrays that spill, no volatile functions, no links to files.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from upslope.tables.book import Book, Missing, Sheet, Value
+from upslope.tables.book import Book, MissingError, Sheet, Value, told
 from upslope.tables.functions import FUNCTIONS
-from upslope.tables.operands import Fault, Operand, compared, number, single
+from upslope.tables.operands import CellError, Operand, compared, number, single
 from upslope.tables.references import Area, Place, area_of
 from upslope.tables.syntax import Apply, Constant, Name, Node, Range, parsed
 
@@ -32,7 +32,7 @@ class Evaluator:
     left: int = MOST_CELLS
 
     def value(self, node: Node, sheet: Sheet | None) -> Operand:
-        """What a tree comes to; Fault where that is an error."""
+        """What a tree comes to; CellError where that is an error."""
         if isinstance(node, Constant):
             return single(node.value)
         if isinstance(node, Name):
@@ -49,11 +49,11 @@ class Evaluator:
     def _cells(self, area: Area, sheet: Sheet | None) -> Operand:
         found = self._sheet(area.sheet) if area.sheet else sheet
         if found is None:
-            raise Fault("#REF!")
+            raise CellError("#REF!")
         cut = area.within(found.rows, found.columns)
         self.left -= cut.size
         if self.left < 0:
-            raise Fault("#NUM!")
+            raise CellError("#NUM!")
         return [
             [self._cell(found, (row, column)) for column in range(cut.left, cut.right + 1)]
             for row in range(cut.top, cut.bottom + 1)
@@ -68,42 +68,42 @@ class Evaluator:
             for sheet in self.book.sheets.values():
                 if sheet.name.casefold() == name.casefold():
                     return sheet
-            raise Fault("#REF!")
+            raise CellError("#REF!")
         try:
             return self.book.sheet(name)
-        except Missing as error:
-            raise Fault("#REF!") from error
+        except MissingError as error:
+            raise CellError("#REF!") from error
 
     def _named(self, name: str) -> Operand:
         for known, reference in self.book.names.items():
             if known.casefold() == name.casefold():
                 return self._cells(area_of(reference), None)
-        raise Fault("#NAME?")
+        raise CellError("#NAME?")
 
     def _choice(self, node: Apply, sheet: Sheet | None) -> Operand:
         arguments = node.arguments
         if node.function == "IFERROR" and len(arguments) == 2:
             try:
                 return single(self.value(arguments[0], sheet))
-            except Fault:
+            except CellError:
                 return self.value(arguments[1], sheet)
         if node.function == "IF" and 2 <= len(arguments) <= 3:
             if number(self.value(arguments[0], sheet)):
                 return self.value(arguments[1], sheet)
             return self.value(arguments[2], sheet) if len(arguments) == 3 else False
-        raise Fault("#VALUE!")
+        raise CellError("#VALUE!")
 
     def _call(self, name: str, values: Sequence[Operand]) -> Operand:
         if name not in FUNCTIONS:
-            raise Fault("#NAME?")
+            raise CellError("#NAME?")
         least, most, function = FUNCTIONS[name]
         if not least <= len(values) <= most:
-            raise Fault("#VALUE!")
+            raise CellError("#VALUE!")
         return function(values)
 
 
 def evaluated(formula: str, book: Book, sheet: str = "") -> Value:
-    """A formula's value over a book; an error's name where it is one, Unreadable if it is none."""
+    """A formula's value over a book; an error's name where it is one, or FormulaError."""
     node = parsed(formula)
     return bounded(Evaluator(book, {}), node, book.sheet(sheet) if book.shown else None)
 
@@ -117,7 +117,7 @@ def bounded(evaluator: Evaluator, node: Node, sheet: Sheet | None) -> Value:
     """A tree's value, every error of arithmetic by its name."""
     try:
         value = single(evaluator.value(node, sheet))
-    except Fault as fault:
+    except CellError as fault:
         return str(fault)
     except (OverflowError, ValueError, ZeroDivisionError):
         return "#NUM!"
@@ -130,7 +130,7 @@ def _signed(sign: str, one: Value, other: Value) -> Value:
     if sign in COMPARED:
         return compared(sign, one, other)
     if sign == "&":
-        return f"{_text(one)}{_text(other)}"[:10_000]
+        return f"{told(one)}{told(other)}"[:10_000]
     left, right = number(one), number(other)
     if sign == "+":
         return left + right
@@ -140,11 +140,10 @@ def _signed(sign: str, one: Value, other: Value) -> Value:
         return left * right
     if sign == "/":
         if not right:
-            raise Fault("#DIV/0!")
+            raise CellError("#DIV/0!")
         return left / right
     if abs(right) > 1000 or (left == 0 and right < 0):
-        raise Fault("#NUM!")
-    power = float(left) ** float(right)
-    if isinstance(power, complex):
-        raise Fault("#NUM!")
-    return power
+        raise CellError("#NUM!")
+    if left < 0 and right != int(right):
+        raise CellError("#NUM!")
+    return float(math.pow(left, right))

@@ -10,7 +10,7 @@ from datetime import date, timedelta
 from upslope.tables.book import Value
 from upslope.tables.operands import (
     EPOCH,
-    Fault,
+    CellError,
     Operand,
     compared,
     criterion,
@@ -27,12 +27,12 @@ from upslope.tables.operands import (
 def passing(pairs: Sequence[Operand], shape: int) -> list[bool]:
     """Which of so many cells pass all pairs of a range and a criterion."""
     if len(pairs) % 2 or not pairs:
-        raise Fault("#VALUE!")
+        raise CellError("#VALUE!")
     keep = [True] * shape
     for at in range(0, len(pairs), 2):
         cells, holds = line(pairs[at]), criterion(single(pairs[at + 1]))
         if len(cells) != shape:
-            raise Fault("#VALUE!")
+            raise CellError("#VALUE!")
         keep = [kept and holds(cell) for kept, cell in zip(keep, cells, strict=True)]
     return keep
 
@@ -47,7 +47,7 @@ def chosen(values: Operand, pairs: Sequence[Operand]) -> list[float]:
 def mean(values: Sequence[float]) -> float:
     """#DIV/0! of none."""
     if not values:
-        raise Fault("#DIV/0!")
+        raise CellError("#DIV/0!")
     return math.fsum(values) / len(values)
 
 
@@ -66,13 +66,13 @@ def _match(values: Sequence[Operand]) -> int:
         for place, cell in enumerate(cells, 1):
             if holds(cell) if holds else same(cell, wanted):
                 return place
-        raise Fault("#N/A")
+        raise CellError("#N/A")
     sign = "<=" if kind > 0 else ">="
     found = [
         p for p, cell in enumerate(cells, 1) if cell is not None and compared(sign, cell, wanted)
     ]
     if not found:
-        raise Fault("#N/A")
+        raise CellError("#N/A")
     return found[-1]
 
 
@@ -83,7 +83,7 @@ def _index(values: Sequence[Operand]) -> Value:
         row, column = 1, row
     column = column or 1
     if not (1 <= row <= len(cells) and 1 <= column <= len(cells[0])):
-        raise Fault("#REF!")
+        raise CellError("#REF!")
     return cells[row - 1][column - 1]
 
 
@@ -93,26 +93,26 @@ def _vlookup(values: Sequence[Operand]) -> Value:
     row = _match([values[0], [[r[0]] for r in cells], near])
     column = int(number(values[2]))
     if not 1 <= column <= len(cells[0]):
-        raise Fault("#REF!")
+        raise CellError("#REF!")
     return cells[row - 1][column - 1]
 
 
 def _xlookup(values: Sequence[Operand]) -> Value:
     try:
         return line(values[2])[_match([values[0], values[1], 0]) - 1]
-    except Fault:
+    except CellError:
         if len(values) < 4:
             raise
         return single(values[3])
     except IndexError as error:
-        raise Fault("#REF!") from error
+        raise CellError("#REF!") from error
 
 
 def _nth(values: Sequence[Operand], largest: bool) -> float:
     ordered = sorted(numbers(values[:1]), reverse=largest)
     place = int(number(values[1]))
     if not 1 <= place <= len(ordered):
-        raise Fault("#NUM!")
+        raise CellError("#NUM!")
     return ordered[place - 1]
 
 
@@ -120,7 +120,7 @@ def _rounded(values: Sequence[Operand]) -> float:
     """Halves go away from zero."""
     value, places = number(values[0]), int(number(values[1])) if len(values) > 1 else 0
     if not -15 <= places <= 15:
-        raise Fault("#NUM!")
+        raise CellError("#NUM!")
     scaled = abs(value) * 10.0**places
     whole = math.floor(float(f"{scaled:.12g}") + 0.5)
     return math.copysign(whole / 10.0**places, value)
@@ -129,14 +129,14 @@ def _rounded(values: Sequence[Operand]) -> float:
 def _root(values: Sequence[Operand]) -> float:
     value = number(values[0])
     if value < 0:
-        raise Fault("#NUM!")
+        raise CellError("#NUM!")
     return math.sqrt(value)
 
 
 def _product(values: Sequence[Operand]) -> float:
     columns = [[0 if isinstance(v, str | None) else number(v) for v in line(g)] for g in values]
     if len({len(column) for column in columns}) != 1:
-        raise Fault("#VALUE!")
+        raise CellError("#VALUE!")
     return total([math.prod(row) for row in zip(*columns, strict=True)])
 
 
@@ -146,7 +146,7 @@ def _day(value: Operand) -> date:
         try:
             return date.fromisoformat(one)
         except ValueError as error:
-            raise Fault("#VALUE!") from error
+            raise CellError("#VALUE!") from error
     return one if isinstance(one, date) else EPOCH + timedelta(days=number(one))
 
 
@@ -155,7 +155,7 @@ def _date(values: Sequence[Operand]) -> date:
     try:
         return date(year, month, day)
     except ValueError as error:
-        raise Fault("#NUM!") from error
+        raise CellError("#NUM!") from error
 
 
 def _truths(values: Sequence[Operand]) -> list[bool]:
@@ -203,4 +203,4 @@ FUNCTIONS: Mapping[str, tuple[int, int, Callable[[Sequence[Operand]], Operand]]]
 
 
 def _none() -> list[float]:
-    raise Fault("#NUM!")
+    raise CellError("#NUM!")

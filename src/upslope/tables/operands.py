@@ -1,6 +1,6 @@
 """What functions are given: values as numbers, rectangles, comparisons and criteria.
 
-An error is a value, raised as ``Fault`` and shown as a spreadsheet shows it, such as #DIV/0!.
+An error is a value, raised as ``CellError`` and shown as a spreadsheet shows it, such as #DIV/0!.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ EPOCH = datetime(1899, 12, 30)
 CRITERION = re.compile(r"(<>|<=|>=|=|<|>)?(.*)", re.DOTALL)
 
 
-class Fault(Exception):
+class CellError(Exception):
     """A formula's error, such as #DIV/0!, which is what its cell shows."""
 
 
@@ -42,17 +42,17 @@ def number(value: Operand) -> float | int:
     try:
         return float(value)
     except ValueError as error:
-        raise Fault("#VALUE!") from error
+        raise CellError("#VALUE!") from error
 
 
 def single(value: Operand) -> Value:
-    """A value; a rectangle of one cell is that cell's. A Fault is raised where it is an error."""
+    """A value; a rectangle of one cell is that cell's. CellError where it is an error."""
     if isinstance(value, list):
         if len(value) != 1 or len(value[0]) != 1:
-            raise Fault("#VALUE!")
+            raise CellError("#VALUE!")
         value = value[0][0]
     if isinstance(value, str) and value in ERRORS:
-        raise Fault(value)
+        raise CellError(value)
     return value
 
 
@@ -71,7 +71,7 @@ def numbers(values: Sequence[Operand]) -> list[float]:
     out: list[float] = []
     for value, cell in flat(values):
         if isinstance(value, str) and value in ERRORS:
-            raise Fault(value)
+            raise CellError(value)
         if cell and (value is None or isinstance(value, bool | str)):
             continue
         out.append(number(value))

@@ -20,7 +20,7 @@ from xml.etree.ElementTree import ParseError
 from upslope.tables.book import Book, Sheet, Value, told
 from upslope.tables.recalculated import calculated
 from upslope.tables.references import Area, Place
-from upslope.tables.syntax import Unreadable
+from upslope.tables.syntax import FormulaError
 from upslope.types import UserError
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ def read_xlsx(path: Path) -> Book:
     names = {str(n): str(d.attr_text) for n, d in spelt.defined_names.items() if d.attr_text}
     try:
         return calculated(Book(sheets, {n: t for n, t in names.items() if _cells_named(t)}))
-    except Unreadable as error:
+    except FormulaError as error:
         raise UserError(f"{path}: {error}: save it in a spreadsheet, which keeps values") from error
 
 

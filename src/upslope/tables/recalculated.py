@@ -8,14 +8,14 @@ from dataclasses import replace
 from upslope.tables.book import Book, Value
 from upslope.tables.formulas import Cell, Evaluator, bounded
 from upslope.tables.references import Area, Place, area_of
-from upslope.tables.syntax import Name, Node, Range, Unreadable, parsed, parts
+from upslope.tables.syntax import FormulaError, Name, Node, Range, parsed, parts
 
 MOST_FORMULAS = 20_000
 MOST_EDGES = 2_000_000  # cells looked at for what depends on what
 
 
 def calculated(book: Book) -> Book:
-    """The book with a value for each formula without one; Unreadable where there are too many.
+    """The book with a value for each formula without one; FormulaError where there are too many.
 
     A formula that cannot be read is #NAME?, one that needs its own value #CYCLE!.
     """
@@ -25,7 +25,7 @@ def calculated(book: Book) -> Book:
             if place not in sheet.cells:
                 trees[sheet.name, place] = _tree(formula)
     if len(trees) > MOST_FORMULAS:
-        raise Unreadable(f"{len(trees)} formulas without values are more than {MOST_FORMULAS}")
+        raise FormulaError(f"{len(trees)} formulas without values are more than {MOST_FORMULAS}")
     order, cyclic = _ordered(_needs(book, trees))
     known: dict[Cell, Value] = dict.fromkeys(cyclic, "#CYCLE!")
     for cell in order:
@@ -44,7 +44,7 @@ def calculated(book: Book) -> Book:
 def _tree(formula: str) -> Node | None:
     try:
         return parsed(formula)
-    except Unreadable:
+    except FormulaError:
         return None
 
 
@@ -64,7 +64,7 @@ def _needs(book: Book, trees: Mapping[Cell, Node | None]) -> dict[Cell, list[Cel
             few = area.size < len(there)
             left -= area.size if few else len(there)
             if left < 0:
-                raise Unreadable("its formulas read too many cells of one another")
+                raise FormulaError("its formulas read too many cells of one another")
             if few:
                 found += [(home, p) for p in area.places() if (home, p) in trees]
             else:

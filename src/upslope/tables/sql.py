@@ -33,7 +33,7 @@ LIMITS = {
 Cells = tuple[Value | bytes, ...]
 
 
-class Refused(Exception):
+class QueryError(Exception):
     """A query that is not answered; its text says why."""
 
 
@@ -56,19 +56,19 @@ class Database:
         self._link.set_progress_handler(self._late, STEPS)
 
     def query(self, text: str) -> tuple[list[str], list[Cells], bool]:
-        """Titles, at most ``ROWS`` rows, and whether there were more; Refused for a reason."""
+        """Titles, at most ``ROWS`` rows, and whether there were more; QueryError for a reason."""
         self._until = time.monotonic() + self.seconds
         try:
             found = self._link.execute(text)
             if found.description is None:
-                raise Refused("only a SELECT is answered")
+                raise QueryError("only a SELECT is answered")
             titles = [str(column[0]) for column in found.description]
             rows = found.fetchmany(ROWS + 1)
             found.close()
         except sqlite3.Error as error:
-            raise Refused(self._reason(error)) from error
+            raise QueryError(self._reason(error)) from error
         except (sqlite3.Warning, ValueError, OverflowError) as error:
-            raise Refused(str(error)) from error
+            raise QueryError(str(error)) from error
         return titles, rows[:ROWS], len(rows) > ROWS
 
     def close(self) -> None:

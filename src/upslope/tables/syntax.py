@@ -26,7 +26,7 @@ TOKEN = re.compile(
 BINARY = (("=", "<>", "<=", ">=", "<", ">"), ("&",), ("+", "-"), ("*", "/"), ("^",))
 
 
-class Unreadable(Exception):
+class FormulaError(Exception):
     """What is no formula; its text says why."""
 
 
@@ -63,15 +63,15 @@ Node = Constant | Range | Name | Apply
 
 
 def parsed(formula: str) -> Node:
-    """The tree of ``=SUM(B2:B9)/2``, with or without the sign before it; Unreadable otherwise."""
+    """The tree of ``=SUM(B2:B9)/2``, with or without the sign before it; FormulaError otherwise."""
     text = formula.strip()
     text = text[1:] if text.startswith("=") else text
     if len(text) > LONGEST:
-        raise Unreadable(f"a formula may have {LONGEST} characters, not {len(text)}")
+        raise FormulaError(f"a formula may have {LONGEST} characters, not {len(text)}")
     reader = _Reader(list(_tokens(text)))
     node = reader.level(0)
     if reader.at < len(reader.tokens):
-        raise Unreadable(f"{reader.tokens[reader.at][1]!r} is not expected there")
+        raise FormulaError(f"{reader.tokens[reader.at][1]!r} is not expected there")
     return node
 
 
@@ -90,7 +90,7 @@ def _tokens(text: str) -> Iterator[tuple[str, str]]:
     while at < end:
         match = TOKEN.match(text, at)
         if match is None:
-            raise Unreadable(f"{text[at : at + 20].strip()!r} is no part of a formula")
+            raise FormulaError(f"{text[at : at + 20].strip()!r} is no part of a formula")
         kind = str(match.lastgroup)
         yield kind, match[kind]
         at = match.end()
@@ -127,7 +127,7 @@ class _Reader:
     def value(self) -> Node:
         """A constant, a reference, a call or brackets."""
         if self.at >= len(self.tokens):
-            raise Unreadable("the formula ends too early")
+            raise FormulaError("the formula ends too early")
         kind, text = self.tokens[self.at]
         self.at += 1
         if kind == "number":
@@ -140,14 +140,14 @@ class _Reader:
             try:
                 return Range(area_of(text))
             except ValueError as error:
-                raise Unreadable(str(error)) from error
+                raise FormulaError(str(error)) from error
         if kind == "word":
             return self.word(text)
         if text == "(":
             node = self.inside()
             self.expect(")")
             return node
-        raise Unreadable(f"{text!r} is not expected there")
+        raise FormulaError(f"{text!r} is not expected there")
 
     def word(self, text: str) -> Node:
         if self.sign() == "(":
@@ -167,7 +167,7 @@ class _Reader:
     def inside(self) -> Node:
         self.depth += 1
         if self.depth > DEEPEST:
-            raise Unreadable(f"brackets may be {DEEPEST} deep")
+            raise FormulaError(f"brackets may be {DEEPEST} deep")
         node = self.level(0)
         self.depth -= 1
         return node
@@ -179,5 +179,5 @@ class _Reader:
 
     def expect(self, sign: str) -> None:
         if self.sign() != sign:
-            raise Unreadable(f"{sign!r} is missing")
+            raise FormulaError(f"{sign!r} is missing")
         self.at += 1
