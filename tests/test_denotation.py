@@ -1,4 +1,4 @@
-"""When answers are the same: WikiTableQuestions' rules, tolerance, lists, what is nobody's answer."""
+"""When answers are the same: WikiTableQuestions' rules, a tolerance, lists, cells."""
 
 from __future__ import annotations
 
