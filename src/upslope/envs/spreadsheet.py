@@ -1,8 +1,8 @@
 """Questions over made workbooks that are read by calling tools; gold answers are the records'.
 
-``size = "tiny"`` is for ladder models: a raw prompt, three tools with names of a letter. What may
-be asked of a workbook is in ``upslope.tables``, how calls are written in ``upslope.tools``; your
-own workbooks and WikiTableQuestions are ``workbooks.py``'s.
+A ladder model (``form = "terse"``) reads tiny workbooks with three tools of a letter: ``f`` finds
+cells, ``r`` reads them, ``c`` calculates, ``=17`` answers. A chat model reads whole ones. Your own
+workbooks and WikiTableQuestions are ``workbooks.py``'s.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ from upslope.types import Episode, Problem, Reward, Split, Trajectory, UserError
 STOP = ("\n",)
 DRAWS = 40  # for each problem that a split should hold, before its questions count as exhausted
 Size = Literal["tiny", "full"]
+Form = Literal["terse", "react", "json"]
 
 
 @dataclass(frozen=True)
 class Spreadsheet:
-    """``kinds`` of questions between spaces; "" is all. ``form``: how calls are written.
+    """``form``: how calls are written. ``kinds`` of questions, between spaces; "" is all.
 
     ``wrong``: the share of demonstrated plays that are hurried and end wrong. ``region``: what the
     right cells earn at most; ``turn``: what each turn of a right answer costs; ``passing``: what
     passing earns where the workbook does say; ``malformed``: what a turn earns that cannot be read.
     """
 
-    size: Size = "full"
-    form: Literal["react", "json", "terse"] = "react"
+    form: Form = "terse"
     kinds: str = ""
     wrong: float = 0.0
     region: float = 0.2
@@ -58,8 +58,6 @@ class Spreadsheet:
         strange = [kind for kind in self.kinds.split() if kind not in known]
         if strange:
             raise UserError(f"kinds has {strange[0]!r}: choose from {', '.join(known)}")
-        if (self.size == "tiny") != (self.form == "terse"):
-            raise UserError('size = "tiny" goes with form = "terse", "full" with "react" or "json"')
         if not 0 <= self.wrong <= 1:
             raise UserError(f"wrong is a share between 0 and 1, got {self.wrong}")
         if self.region < 0 or self.turn < 0 or self.passing > 0 or self.malformed > 0:
@@ -70,6 +68,11 @@ class Spreadsheet:
             )
         if self.train < 1 or self.test < 1:
             raise UserError("train and test are numbers of problems: set each to at least 1")
+
+    @property
+    def size(self) -> Size:
+        """Of its workbooks."""
+        return "tiny" if self.form == "terse" else "full"
 
     def problems(self, split: Split) -> Sequence[Problem]:
         """Questions of this split by a hash of what is asked; workbooks differ, words may not."""

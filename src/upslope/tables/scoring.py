@@ -48,16 +48,16 @@ class Scoring:
         book: Book,
     ) -> Reward:
         """1 for a right answer, or for passing where there is no ``gold``; parts in metrics.md."""
-        final = facts["final"]
+        final, calls = facts.get("final"), facts.get("calls", ())
         value, areas = parted(final or "")
         # Both readings count: a gold value may have such a sign in it, or be a word for passing.
         said = bool(gold) and any(agrees(v, gold, self.relative) for v in {value, final or ""})
         passed = not said and value.casefold().removesuffix(".") in PASSED
         answered = final is not None and not passed
         right = said or (passed and not gold)
-        named = cells_of(areas, book) if areas else _seen(facts["calls"], book)
+        named = cells_of(areas, book) if areas else _seen(calls, book)
         f1, recall = overlap(named, cells) if cells else (0.0, 0.0)
-        total = float(right) + (self.region * f1 if answered else 0.0) + facts["penalty"]
+        total = float(right) + (self.region * f1 if answered else 0.0) + facts.get("penalty", 0.0)
         if right:
             total -= self.turn * facts["turns"]
         elif passed:
@@ -67,9 +67,9 @@ class Scoring:
             "region_f1": f1,
             "region_recall": recall,
             "passed": float(passed),
-            "peeked": float(_peeked(facts["calls"], book)),
+            "peeked": float(_peeked(calls, book)),
         }
-        costs = {"calls": float(len(facts["calls"]))}
+        costs = {"calls": float(len(calls))}
         return Reward(total, parts, costs, answer=value if answered else "")
 
 
