@@ -1,4 +1,4 @@
-"""Questions over made workbooks: gold answers from the records, and SQL that asks the sheets anew."""
+"""Questions over made workbooks: golds from the records, and SQL that asks the sheets anew."""
 
 from __future__ import annotations
 
@@ -55,11 +55,10 @@ def _quoted(name: str) -> str:
     return '"' + name + '"'
 
 
-def _where(shown: Scene, **wanted: str) -> str:
-    """Records alone, without the row of totals, that have these values."""
-    tests = [f"{_quoted(shown.titles['key'])} like '{shown.theme.prefix}-%'"]
-    tests += [f"{_quoted(shown.titles[role])} = '{value}'" for role, value in wanted.items()]
-    return " and ".join(tests)
+def _where(shown: Scene, role: str, value: str) -> str:
+    """Records alone, without the row of totals, that have a value."""
+    own = f"{_column(shown, 'key')} like '{shown.theme.prefix}-%'"
+    return f"{own} and {_column(shown, role)} = '{value}'"
 
 
 def _column(shown: Scene, role: str) -> str:
@@ -94,7 +93,7 @@ def _lookup(draw: random.Random, shown: Scene) -> Question:
     row = draw.choice(rows)
     record = shown.records[row]
     sql = f"select {_column(shown, role)} from {shown.theme.sheet} where " + _where(
-        shown, key=str(record["key"])
+        shown, "key", str(record["key"])
     )
     text = f"What is the {_title(shown, role)} of {record['key']} in {shown.theme.sheet}?"
     guess = shown.records[0][role]
@@ -107,7 +106,7 @@ def _count(draw: random.Random, shown: Scene) -> Question:
     bound = draw.randint(20, 300)
     hit = [row for row in rows if (_numbers(shown, "quantity", [row])[0] or [0])[0] > bound]
     sql = (
-        f"select count(*) from {shown.theme.sheet} where {_where(shown, category=name)} "
+        f"select count(*) from {shown.theme.sheet} where {_where(shown, 'category', name)} "
         f"and {_column(shown, 'quantity')} > {bound}"
     )
     what = _title(shown, "quantity")
@@ -123,7 +122,7 @@ def _argmax(draw: random.Random, shown: Scene) -> Question:
     best = kept[values.index(max(values))]
     sql = (
         f"select {_column(shown, 'key')} from {shown.theme.sheet} "
-        f"where {_where(shown, category=name)} order by {_column(shown, role)} desc limit 1"
+        f"where {_where(shown, 'category', name)} order by {_column(shown, role)} desc limit 1"
     )
     what = f"{_title(shown, role)} among {name} in {shown.theme.sheet}"
     text = f"Which {_title(shown, 'key')} has the highest {what}?"
@@ -155,7 +154,7 @@ def _aggregate(
     name, rows = _filled(draw, shown, role)
     values, kept = _numbers(shown, role, rows)
     column, table = _column(shown, role), shown.theme.sheet
-    tests = _where(shown, category=name)
+    tests = _where(shown, "category", name)
     if said:
         sql = f"select {said.format(column)} from {table} where {tests}"
     else:
@@ -250,7 +249,7 @@ def _unanswerable(draw: random.Random, shown: Scene) -> Question:
         known = {record["key"] for record in shown.records}
         keys = (f"{shown.theme.prefix}-{draw.randint(1000, 9999)}" for _ in range(1000))
         key = next(key for key in keys if key not in known)
-        sql = f"select {_column(shown, 'price')} from {table} where {_where(shown, key=key)}"
+        sql = f"select {_column(shown, 'price')} from {table} where {_where(shown, 'key', key)}"
         text = f"What is the {_title(shown, 'price')} of {key} in {table}?"
     elif which == "column":
         key = str(draw.choice(list(shown.records))["key"])
