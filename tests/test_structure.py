@@ -56,9 +56,15 @@ TABLE = {
     "engines.wire": "types",
     "engines": "types engines machine models torch transformers jaxtyping numpy",
     "rewards": "types rewards files grading seeds chat? models? math_verify? numpy torch?",
-    "rewards.learned": "types rewards files? ledger? models? preferences? scorers? seeds?",
+    "rewards.learned": "types rewards preferences.pair preferences.annotators? "
+    "preferences.gathered? preferences.learned? preferences.made? preferences.moved? "
+    "preferences.picture? preferences.recipe? preferences.training? files? ledger? models? "
+    "scorers? seeds?",
     "rewards.worker": "",
     "rewards.workers": "machine rewards.worker",
+    "sandbox": "types machine sandbox",
+    "sandbox.warden": "kernel sandbox.kernel",
+    "sandbox.kernel": "",
     "tools": "types seeds tools",
     "tables": "types tables tools openpyxl?",
     "tables.made tables.tiny": "seeds tables tools",
@@ -104,13 +110,14 @@ TABLE = {
     "rollout": "types chat envs.episodes grading rewards seeds segments settings",
     "curriculum": "types seeds numpy",
     "fields": "types numpy",
-    "demonstrations": "types envs.datasets fields files trajectories numpy",
+    "demonstrations": "types envs.datasets fields files preferences.pair preferences.moved? "
+    "trajectories numpy",
     "dialogues": "types demonstrations envs.episodes",
     "recite": "types chat demonstrations dialogues segments numpy",
     "underway": "types",
     "sources": "types chat curriculum demonstrations recite rewards rollout underway",
     "mixed": "types sources",
-    "provenance": "curriculum types components settings",
+    "provenance": "curriculum types components preferences.pair settings",
     "origins": "types chat curriculum demonstrations mixed provenance recite rollout sources "
     "stages",
     "estimates overlap": "types numpy",
@@ -162,8 +169,22 @@ TABLE = {
     "preferences.calibration": "types estimates numpy",
     "preferences.recipe": "types overrides preferences sentences settings pydantic tomli_w",
     "preferences.transcripts": "types",
-    "preferences.gathered": "types chat engines.local envs.datasets fields grading models "
-    "preferences rollout scorers seeds",
+    "preferences.gathered": "types chat engines.local grading models preferences rollout scorers "
+    "seeds",
+    "preferences.asked preferences.tables": "types",
+    "preferences.pair preferences.database preferences.simulated preferences.look "
+    "preferences.terminal": "types preferences",
+    "preferences.store": "types preferences seeds",
+    "preferences.agreement": "estimates seeds numpy",
+    "preferences.answered": "preferences numpy",
+    "preferences.annotators": "types seeds",
+    "preferences.formats": "types envs.datasets fields preferences",
+    "preferences.moved": "types envs.datasets files preferences pyarrow?",
+    "preferences.acquisition": "preferences seeds numpy",
+    "preferences.candidates": "types chat engines.local envs.datasets models names overrides "
+    "preferences rollout scorers seeds settings",
+    "preferences.proposing": "types models preferences seeds numpy",
+    "preferences.commands": "preferences? typer",
     "preferences.process": "types chat envs.datasets fields grading models preferences rollout "
     "seeds numpy",
     "preferences.picture": "curve estimates preferences",
@@ -187,9 +208,11 @@ ATTRIBUTES = {
 }
 BROAD = {
     ("grading", "Exception"),  # a user's grader may raise anything
+    ("preferences.database", "BaseException"),  # rolls back whatever came between, and re-raises
     ("components", "Exception"),  # and so may a user's file when it is imported
     ("sinks", "Exception"),  # whatever ends a sink, the run goes on
     ("rewards.worker", "Exception"),  # a grader's failure is that answer's, not the worker's
+    ("sandbox.warden", "BaseException"),  # a program that nobody has read may raise anything
     ("tools.play", "Exception"),  # a tool may raise anything, and the play goes on
     ("envs.reasoning_gym", "Exception"),  # generators are others' code, and may raise anything
     ("files", "Exception"),  # libraries hide the system's reason for a failed write in their own

@@ -11,6 +11,7 @@ import typer
 from upslope import __version__
 from upslope.audit.commands import app as audit
 from upslope.machine import prepare_memory
+from upslope.preferences.commands import app as preferences
 from upslope.reward_models import app as reward_models
 from upslope.slope import app as slope
 from upslope.slope import to_stderr
@@ -26,6 +27,7 @@ app = typer.Typer(
 app.add_typer(slope)
 app.add_typer(reward_models)
 app.add_typer(audit, name="audit")
+app.add_typer(preferences, name="preferences")
 Recipe = Annotated[str, typer.Argument(help="A recipe: a TOML file.")]
 Overrides = Annotated[
     list[str] | None, typer.Argument(help="Settings to change: rollout.group=8 seed=1")
