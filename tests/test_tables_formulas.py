@@ -113,6 +113,7 @@ def test_values_are_what_a_spreadsheet_has(formula: str, value: Value) -> None:
         ("=9^9^999", "#NUM!"),
         ("=(-8)^0.5", "#NUM!"),
         ("=0^-1", "#NUM!"),
+        ("=" + "*".join(["999999999999999"] * 30), "#NUM!"),
         ("=LARGE(C2:C5,9)", "#NUM!"),
         ("=SUMIFS(C2:C5,B2:B4,1)", "#VALUE!"),
         ("=C2:C5+1", "#VALUE!"),

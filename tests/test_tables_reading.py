@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import sys
 import zipfile
 from datetime import date, datetime
 from pathlib import Path
@@ -161,3 +162,31 @@ def test_an_empty_sheet_is_a_workbook_that_says_so() -> None:
     assert bench.head("t") == "the sheet is empty"
     assert bench.find("a") == "nothing found"
     assert told(None) == ""
+
+
+def test_formulas_over_several_cells_are_formulas(tmp_path: Path) -> None:
+    from openpyxl.worksheet.formula import ArrayFormula, DataTableFormula
+
+    given = openpyxl.Workbook()
+    sheet = given.worksheets[0]
+    sheet["A1"], sheet["A2"] = 3, 4
+    sheet["B1"] = ArrayFormula("B1:B1", "=SUMPRODUCT(A1:A2,A1:A2)")
+    sheet["B2"] = DataTableFormula("B2:B3")
+    given.save(tmp_path / "a.xlsx")
+    assert read(tmp_path / "a.xlsx").sheet().cells == {
+        (1, 1): 3,
+        (2, 1): 4,
+        (1, 2): 25,
+        (2, 2): "#NAME?",
+    }
+
+
+def test_an_import_that_is_missing_names_the_extra(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = saved(tmp_path / "a.xlsx", {})
+    monkeypatch.setitem(sys.modules, "openpyxl", None)
+    with pytest.raises(UserError, match=r"pip install 'upslope\[tables\]'"):
+        read(path)
+    with pytest.raises(UserError, match=r"pip install 'upslope\[tables\]'"):
+        write_xlsx(Book({}), tmp_path / "b.xlsx")

@@ -14,7 +14,7 @@ from functools import cached_property
 from upslope.tables.book import Book, MissingError, Sheet, Value, told
 from upslope.tables.columns import Table, table_of
 from upslope.tables.formulas import evaluated, worked_out
-from upslope.tables.references import Area, area_of, areas_of, letters, named, spelt
+from upslope.tables.references import Area, Place, area_of, areas_of, letters, named, spelt
 from upslope.tables.sql import Database, QueryError
 from upslope.tables.syntax import FormulaError
 from upslope.tools import ToolError
@@ -159,11 +159,18 @@ class Bench:
         wanted = text.strip().casefold()
         if not wanted:
             raise ToolError("give a text to look for")
-        for sheet in self.book.shown:
-            for place in sorted(sheet.cells):
-                value = sheet.cells[place]
-                if wanted in told(value).casefold():
-                    yield sheet, Area("", *place, *place), value
+        for sheet, place, said in self._texts:
+            if wanted in said:
+                yield sheet, Area("", *place, *place), sheet.cells[place]
+
+    @cached_property
+    def _texts(self) -> list[tuple[Sheet, Place, str]]:
+        """Every cell by rows, as it is searched: without case."""
+        return [
+            (sheet, place, told(sheet.cells[place]).casefold())
+            for sheet in self.book.shown
+            for place in sorted(sheet.cells)
+        ]
 
 
 def seen_cells(name: str, arguments: Mapping[str, object], book: Book) -> set[str]:

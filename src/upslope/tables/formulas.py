@@ -117,11 +117,11 @@ def bounded(evaluator: Evaluator, node: Node, sheet: Sheet | None) -> Value:
     """A tree's value, every error of arithmetic by its name."""
     try:
         value = single(evaluator.value(node, sheet))
-    except CellError as fault:
-        return str(fault)
+        if isinstance(value, int | float) and not (math.isfinite(value) and abs(value) < BIGGEST):
+            return "#NUM!"
+    except CellError as error:
+        return str(error)
     except (OverflowError, ValueError, ZeroDivisionError):
-        return "#NUM!"
-    if isinstance(value, int | float) and not (math.isfinite(value) and abs(value) < BIGGEST):
         return "#NUM!"
     return 0 if value is None else value
 

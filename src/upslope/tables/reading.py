@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import re
+import warnings
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -171,7 +172,8 @@ def _opened(path: Path, values: bool) -> Workbook:
         raise UserError(INSTALL) from error
     faults = (zipfile.BadZipFile, KeyError, ValueError, TypeError, ParseError, OSError, IndexError)
     try:
-        with path.open("rb") as file:
+        with path.open("rb") as file, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what it leaves out: styles, validation, charts
             return openpyxl.load_workbook(file, data_only=values, keep_links=False)
     except (*faults, AttributeError, AssertionError) as error:
         raise UserError(f"{path} is a damaged workbook: {error}") from error
@@ -200,18 +202,17 @@ def _sheet(where: str, ours: Worksheet, values: Worksheet) -> Sheet:
 
 
 def _cells(sheet: Worksheet) -> Iterator[tuple[int, int, object, str]]:
+    """Row, column, what stands there, and its number format, of cells that are not blank."""
+    from openpyxl.worksheet.formula import ArrayFormula, DataTableFormula
+
     for row in sheet.iter_rows():
         for cell in row:
-            if cell.value is not None:
-                raw = cell.value
-                shape = str(cell.number_format)
-                text = f"={raw.text.lstrip('=')}" if _array(raw) else raw
-                yield int(cell.row), int(cell.column), text, shape
-
-
-def _array(raw: object) -> bool:
-    """Whether openpyxl keeps a formula over several cells as an object of its own."""
-    return type(raw).__name__ == "ArrayFormula"
+            raw = cell.value
+            if isinstance(raw, ArrayFormula | DataTableFormula):
+                text = raw.text if isinstance(raw, ArrayFormula) else ""
+                raw = f"={(text or 'TABLE()').lstrip('=')}"
+            if raw is not None:
+                yield int(cell.row), int(cell.column), raw, str(cell.number_format)
 
 
 def _plain(raw: object) -> Value:

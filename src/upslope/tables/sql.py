@@ -45,7 +45,8 @@ class Database:
         self._until = 0.0
         self._link = sqlite3.connect(":memory:", check_same_thread=False)
         self._link.execute("PRAGMA temp_store = MEMORY")
-        for sheet in book.shown:
+        # Names that differ in case alone, which no spreadsheet writes, are one to SQL.
+        for sheet in {sheet.name.casefold(): sheet for sheet in book.shown}.values():
             table = table_of(sheet)
             if table.titles:
                 self._fill(table)
