@@ -33,8 +33,10 @@ from upslope.components import (
     table_of,
     tables_of,
 )
+from upslope.dialogues import performed, replies_of
 from upslope.engines import ENGINES
 from upslope.envs import ENVS
+from upslope.envs.episodes import SolvesInTurns
 from upslope.provenance import SOURCES
 from upslope.recipe import describe, settings_count
 from upslope.rewards import REWARDS
@@ -75,6 +77,10 @@ ROWS = {
     "test.jsonl": '{"problem": "What is $\\\\frac{1}{2} + \\\\frac{1}{4}$?", '
     '"solution": "It is $\\\\boxed{\\\\frac{3}{4}}$."}',
 }
+QUESTIONS = """\
+{"question": "How many nuts are there?", "answer": 3, "workbook": "stock.csv", "cells": "stock!B2"}
+{"question": "Which item is there most of?", "answer": "bolt", "workbook": "stock.csv"}
+{"question": "How many bolts are left?", "answer": null, "workbook": "stock.csv"}"""
 
 
 SESSION = """A play of a server whose game is to guess a number, with
@@ -131,7 +137,13 @@ EXAMPLES = {
     "openenv": Example(16, settings={"url": "http://127.0.0.1:8000"}, told=SESSION),
     "prices": Example(4),
     "reasoning_gym": Example(64, settings={"name": "chain_sum"}),
+    "spreadsheet": Example(16, "ladder:0.6m", replies=("=?",)),
     "tampering": Example(8, "ladder:0.6m"),
+    "workbooks": Example(
+        128,
+        settings={"path": "questions.jsonl"},
+        files={"questions.jsonl": QUESTIONS, "stock.csv": "item,quantity\nnut,3\nbolt,12"},
+    ),
     "working": Example(40, "ladder:0.6m"),
 }
 # What an algorithm's page sets in its table beside the type.
@@ -324,17 +336,32 @@ def _example(made: Env, problem: Problem, form: str, shown_by: Example) -> str:
     solution = [problem.solution] if problem.solution else []
     replies = [*solution, *([str(slip)] if slip else []), *shown_by.replies, ""]
     asked = problem.prompt or "\n".join(str(m["content"]) for m in problem.messages)
-    messages = [*problem.messages] or [{"role": "raw", "content": problem.prompt}]
-    plays = [
-        Trajectory(problem, 0, i, (), (), (*messages, {"role": "assistant", "content": reply}))
-        for i, reply in enumerate(dict.fromkeys(replies))
-    ]
+    plays = [_played(made, problem, reply) for reply in dict.fromkeys(replies)]
     rewards = asyncio.run(made.rewards(problem, plays))  # type: ignore[arg-type]
     head = f'With `form = "{form}"`:\n\n' if form else ""
     stops = " or ".join(f"`{json.dumps(stop)}`" for stop in problem.stop)
     ends = f"A reply ends at {stops}.\n\n" if stops else ""
     rows = "\n".join(_row(t.text, r, problem) for t, r in zip(plays, rewards, strict=True))
-    return f"{head}```text\n{asked}\n```\n\n{ends}| reply | reward | parts |\n|---|---|---|\n{rows}"
+    seen = _seen(plays[0]) if isinstance(made, SolvesInTurns) else ""
+    table = f"| reply | reward | parts |\n|---|---|---|\n{rows}"
+    return f"{head}```text\n{asked}\n```\n\n{ends}{seen}{table}"
+
+
+def _played(made: Env, problem: Problem, reply: str) -> Trajectory:
+    """A play that is answered so; the gold one with the calls that lead there."""
+    gold = reply == problem.solution and isinstance(made, SolvesInTurns)
+    done = asyncio.run(performed(made, problem, replies_of(made, problem) if gold else (reply,)))
+    return Trajectory(problem, 0, 0, (), (), done.messages, facts=done.facts)
+
+
+def _seen(play: Trajectory) -> str:
+    """What is said and observed after the prompt, observations behind a bar."""
+    lines = []
+    for message in play.messages[len(play.problem.messages) or 1 :]:
+        bar = "" if message["role"] == "assistant" else "| "
+        lines += [f"{bar}{line}" for line in str(message["content"]).strip("\n").split("\n")]
+    text = "\n".join(lines)
+    return f"A play; what was observed has a bar before it:\n\n```text\n{text}\n```\n\n"
 
 
 def _row(text: str, reward: Reward, problem: Problem) -> str:

@@ -13,6 +13,8 @@ ENVS = {
     "openenv": "upslope.envs.openenv:OpenEnv",
     "prices": "upslope.envs.prices:Prices",
     "reasoning_gym": "upslope.envs.reasoning_gym:ReasoningGym",
+    "spreadsheet": "upslope.envs.spreadsheet:Spreadsheet",
     "tampering": "upslope.envs.honeypot:Tampering",
+    "workbooks": "upslope.envs.workbooks:Workbooks",
     "working": "upslope.envs.working:Working",
 }
