@@ -7,6 +7,7 @@ components from their dataclasses, examples from the envs themselves.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import importlib
 import inspect
@@ -33,8 +34,10 @@ from upslope.components import (
     table_of,
     tables_of,
 )
+from upslope.dialogues import performed
 from upslope.engines import ENGINES
 from upslope.envs import ENVS
+from upslope.envs.episodes import SolvesInTurns
 from upslope.provenance import SOURCES
 from upslope.recipe import describe, settings_count
 from upslope.rewards import REWARDS
@@ -75,6 +78,17 @@ ROWS = {
     "test.jsonl": '{"problem": "What is $\\\\frac{1}{2} + \\\\frac{1}{4}$?", '
     '"solution": "It is $\\\\boxed{\\\\frac{3}{4}}$."}',
 }
+PASSAGES = {
+    "passages.jsonl": """\
+{"_id": "a1", "title": "Seine", "text": "The Seine rises near Dijon and runs through Paris."}
+{"_id": "a2", "title": "Paris", "text": "Paris has had a mayor since 1977. Hidalgo took over in 2014."}
+{"_id": "a3", "title": "Tiber", "text": "The Tiber runs through Rome."}
+{"_id": "a4", "title": "Rome", "text": "Rome has had a mayor since 1870."}""",
+    "asked.jsonl": """\
+{"question": "Since when has the city on the Seine had a mayor?", "answer": 1977, "evidence": ["a1", "a2"]}
+{"question": "Since when has the city on the Tiber had a mayor?", "answer": 1870, "evidence": ["a3", "a4"]}
+{"question": "Who is mayor of the city on the Seine?", "answers": ["Hidalgo"], "evidence": ["a1", "a2"]}""",
+}
 
 
 @dataclass(frozen=True)
@@ -90,6 +104,7 @@ class Example:
 
 
 EXAMPLES = {
+    "archive": Example(14, "ladder:0.3m"),
     "arithmetic": Example(5, "ladder:0.6m"),
     "countdown": Example(12, "ladder:0.6m", replies=("2+",)),
     "honeypot": Example(6, "ladder:0.6m", replies=("ok",)),
@@ -107,6 +122,11 @@ EXAMPLES = {
     ),
     "prices": Example(4),
     "reasoning_gym": Example(64, settings={"name": "chain_sum"}),
+    "retrieval": Example(
+        256,
+        settings={"corpus": "passages.jsonl", "questions": "asked.jsonl", "index": "."},
+        files=PASSAGES,
+    ),
     "tampering": Example(8, "ladder:0.6m"),
     "working": Example(40, "ladder:0.6m"),
 }
@@ -274,17 +294,45 @@ def _examples(cls: type[Any], shown_by: Example) -> Iterator[str]:
     for file, row in shown_by.files.items():
         yield f"`{file}`:\n\n```json {file}\n{row}\n```"
     forms = next((typing.get_args(h) for g, h in _hinted(cls) if g.name == "form"), ("",))
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
         for name, row in shown_by.files.items():
-            (Path(folder) / name).write_text(row + "\n", encoding="utf-8")
-        given = {
-            key: str(Path(folder) / value) if value in shown_by.files else value
-            for key, value in shown_by.settings.items()
-        }
+            Path(name).write_text(row + "\n", encoding="utf-8")
+        sized = "test" in {g.name for g, _ in _hinted(cls)} - {*shown_by.settings}
         for form in forms:
-            few = {"test": 2} if "test" not in given else {}
-            made: Env = build(cls, {**given, **few, **({"form": form} if form else {})}, "env")
-            yield _example(made, made.problems("test")[0], form, shown_by)
+            given = {**shown_by.settings, **({"test": 2} if sized else {})}
+            made: Env = build(cls, {**given, **({"form": form} if form else {})}, "env")
+            problem = made.problems("test")[0]
+            if isinstance(made, SolvesInTurns):
+                yield _dialogue(made, problem, form)
+            else:
+                yield _example(made, problem, form, shown_by)
+
+
+def _dialogue(made: Env, problem: Problem, form: str) -> str:
+    """A whole play that earns the most, and what it earns."""
+    assert isinstance(made, SolvesInTurns)
+    replies = [made.solved(problem), ("",)]
+    done = [asyncio.run(performed(made, problem, one)) for one in replies]
+    plays = [
+        Trajectory(problem, 0, n, (), (), one.messages, facts=one.facts)
+        for n, one in enumerate(done)
+    ]
+    rewards = asyncio.run(made.rewards(problem, plays))  # type: ignore[arg-type]
+    said = "\n\n".join(_said(message) for message in done[0].messages)
+    head = f'With `form = "{form}"`, a play that earns the most, and one that says nothing:'
+    names = zip(("this one", "an empty reply"), rewards, strict=True)
+    rows = "\n".join(f"| {name} | {r.total:g} | {_parts(r)} |" for name, r in names)
+    return f"{head}\n\n```text\n{said}\n```\n\n| play | reward | parts |\n|---|---|---|\n{rows}"
+
+
+def _said(message: Mapping[str, Any]) -> str:
+    """A message after who said it; what is observed comes as the user's."""
+    role = "prompt" if message["role"] == "raw" else message["role"]
+    return f"[{role}]\n{str(message['content']).rstrip()}"
+
+
+def _parts(reward: Reward) -> str:
+    return ", ".join(f"`{k}` {v:g}" for k, v in reward.parts.items())
 
 
 def _example(made: Env, problem: Problem, form: str, shown_by: Example) -> str:
@@ -308,9 +356,8 @@ def _example(made: Env, problem: Problem, form: str, shown_by: Example) -> str:
 def _row(text: str, reward: Reward, problem: Problem) -> str:
     kind = " (gold)" if text and text == problem.solution else ""
     kind = " (a slip of the demonstrations)" if text == problem.info.get("slip") else kind
-    parts = ", ".join(f"`{k}` {v:g}" for k, v in reward.parts.items())
     cell = json.dumps(text, ensure_ascii=False).replace("|", "\\|") if text else '""'
-    return f"| `{cell}`{kind} | {reward.total:g} | {parts} |"
+    return f"| `{cell}`{kind} | {reward.total:g} | {_parts(reward)} |"
 
 
 def _first(where: str) -> str:

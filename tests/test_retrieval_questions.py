@@ -50,7 +50,7 @@ def test_rows_of_a_file(tmp_path: Path) -> None:
     [
         ({"question": "q"}, 'line 1: give "answers", "evidence" or both to grade by'),
         ({"answer": "x"}, 'line 1: the field "question" is missing'),
-        ({"question": "q", "answer": "the"}, "the answer 'the' has no word to compare"),
+        ({"question": "q", "answer": " "}, "the answer ' ' has no word to compare"),
         ({"question": "q", "answers": ["x", None]}, "the answer 'None' has no word to compare"),
         ({"question": "q", "answers": ["[d1]"]}, "the answer '[d1]' has no word to compare"),
         ({"question": "q", "evidence": "d1"}, '"evidence" must be a list of passage ids'),

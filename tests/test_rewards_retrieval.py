@@ -72,6 +72,12 @@ def test_words_inside_words_are_no_articles() -> None:
     assert exact("", ["Paris"]) == 0
 
 
+def test_what_is_punctuation_alone_is_compared_as_it_is() -> None:
+    assert (plain(" A+ "), plain("*"), plain("The"), plain(" ")) == ("a+", "*", "the", "")
+    assert exact("a+", ["A+"]) == 1
+    assert exact("A-", ["A+"]) == exact("", ["A+"]) == exact("", ["*"]) == 0
+
+
 def test_f1_is_of_words_and_of_the_nearest_answer() -> None:
     # two of three words said, of two words wanted: 2 * 2 / (3 + 2)
     assert word_f1("Paris in France", ["Rome", "Paris, France"]) == pytest.approx(0.8)

@@ -60,8 +60,11 @@ TABLE = {
     "rewards.worker": "",
     "rewards.workers": "machine rewards.worker",
     "tools": "types seeds tools",
+    "retrieval": "types seeds envs.datasets rewards.retrieval retrieval tools numpy bm25s? "
+    "filelock?",
     "envs": "types seeds rewards sandbox tools envs.episodes envs.slips",
     "envs.datasets": "types snapshots? pyarrow?",
+    "envs.archive envs.retrieval": "types seeds rewards retrieval tools",
     "envs.honeypot": "types seeds rewards envs.arithmetic envs.episodes",
     "envs.mathematics": "types seeds rewards envs.episodes envs.datasets",
     "envs.reasoning_gym": "types seeds rewards envs.episodes reasoning_gym?",

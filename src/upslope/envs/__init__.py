@@ -1,6 +1,7 @@
 """Envs by name; one file each. ``file.py:Name`` names one from outside the package."""
 
 ENVS = {
+    "archive": "upslope.envs.archive:Archive",
     "arithmetic": "upslope.envs.arithmetic:Arithmetic",
     "countdown": "upslope.envs.countdown:Countdown",
     "honeypot": "upslope.envs.honeypot:Honeypot",
@@ -9,6 +10,7 @@ ENVS = {
     "notes": "upslope.envs.notes:Notes",
     "prices": "upslope.envs.prices:Prices",
     "reasoning_gym": "upslope.envs.reasoning_gym:ReasoningGym",
+    "retrieval": "upslope.envs.retrieval:Retrieval",
     "tampering": "upslope.envs.honeypot:Tampering",
     "working": "upslope.envs.working:Working",
 }

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import random
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass, field
 from typing import Literal
 
-from upslope.retrieval.archive import DETAILS, LINKS, NAMES, Asked, World, asked, world
+from upslope.retrieval.archive import BRIEF, DETAILS, LINKS, Asked, World, asked, world
 from upslope.retrieval.asking import as_problem, cited, looking, replies
 from upslope.retrieval.index import in_memory
 from upslope.rewards.retrieval import Weights, graded
@@ -26,7 +26,8 @@ TRIES = 50  # draws for each question wanted before there are taken to be no mor
 
 @dataclass(frozen=True)
 class Archive:
-    """Worlds of ``people``, each with ``links`` to others (boss, friend, teacher) and ``details``.
+    """Worlds of ``people``, each with ``links`` to others (boss, pal, aunt) and
+    ``details`` (town, pet, car).
 
     ``hops``: how many passages a question leads through. ``form``: "terse" lines for ladder models,
     "react" or "json" in a chat. ``results``: passages that a search lists. ``wrong``: the share of
@@ -43,8 +44,8 @@ class Archive:
     weights: Weights = field(default_factory=lambda: Weights(1.0, 0.0, 0.0, 0.0, 0.0))
     limits: Limits = field(default_factory=Limits)
     wrong: float = 0.0
-    train: int = 4000
-    test: int = 500
+    train: int = 1600
+    test: int = 200
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -54,8 +55,8 @@ class Archive:
                 f"hops are from 1 to {most}: each takes a person and two turns, so that more of "
                 "them need a higher people or limits.turns"
             )
-        if not 2 <= self.people <= len(NAMES) // 2:
-            raise UserError(f"people is from 2 to {len(NAMES) // 2}, got {self.people}")
+        if not 2 <= self.people <= len(BRIEF) // 2:
+            raise UserError(f"people is from 2 to {len(BRIEF) // 2}, got {self.people}")
         if not (1 <= self.links <= len(LINKS) and 1 <= self.details <= len(DETAILS)):
             raise UserError(f"links and details are from 1 to {len(LINKS)}")
         if not 0 <= self.wrong <= 1:
@@ -71,7 +72,8 @@ class Archive:
         for _ in range(TRIES * wanted):
             if len(found) == wanted:
                 break
-            one = asked(self.hops[len(found) % len(self.hops)], self.links, self.details, draw)
+            hops = self.hops[len(found) % len(self.hops)]
+            one = asked(hops, self.links, self.details, self.form == "terse", draw)
             if split_of(one.key) == split:
                 found.setdefault(one.key, one)
         else:
@@ -86,7 +88,7 @@ class Archive:
         """Both tools over the question's own world."""
         made, form = self._world(problem.id), FORMS[self.form]
         excerpt = 0 if self.form == "terse" else 60
-        with in_memory(made.passages) as index:
+        with closing(in_memory(made.passages)) as index:
             async with looking(index, form, self.limits, self.results, excerpt, problem) as play:
                 yield play
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Literal
@@ -105,7 +105,9 @@ class Retrieval:
         return of_beir(Path(self.corpus).expanduser())
 
     def _index(self) -> Searches:
-        return searched(self.corpus, self.words, self.ranking, self.index, os.getpid())
+        corpus, folder = Corpus.at(self.corpus, self.words), folder_of(self.index)
+        whole = replace(corpus, path=corpus.path.resolve())
+        return searched(whole, folder.resolve(), self.ranking, os.getpid())
 
     def _problem(self, one: Question) -> Problem:
         """Best evidence first; with more than a play can open, no solution is known."""
@@ -118,10 +120,9 @@ class Retrieval:
 
 
 @cache
-def searched(corpus: str, words: int, ranking: Ranking, index: str, process: int) -> Searches:
-    """The index of these settings, opened once in each process."""
-    held, folder = Corpus.at(corpus, words), folder_of(index)
-    return opened(held, folder) if ranking == "fts5" else opened_sparse(held, folder)
+def searched(corpus: Corpus, folder: Path, ranking: Ranking, process: int) -> Searches:
+    """A corpus's index, opened once in each process."""
+    return opened(corpus, folder) if ranking == "fts5" else opened_sparse(corpus, folder)
 
 
 def _once(seen: dict[str, str], key: str, what: str, one: Question) -> None:

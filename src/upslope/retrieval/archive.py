@@ -10,15 +10,17 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import permutations, product
+from string import ascii_lowercase
 
 from upslope.retrieval.passages import Passage
 from upslope.seeds import seed_of
 
 CONSONANTS = "bcdfghjklmnprstvwz"
 NAMES = tuple(a + b + c for a, b, c in product(CONSONANTS, "aeiou", CONSONANTS))
-LINKS = ("boss", "friend", "teacher")
-DETAILS = ("town", "pet", "sport")
+BRIEF = tuple(a + b for a, b in permutations(ascii_lowercase, 2))
+LINKS = ("boss", "pal", "aunt")
+DETAILS = ("town", "pet", "car")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +61,15 @@ class World:
     answers: tuple[str, ...]
 
 
-def asked(hops: int, links: int, details: int, draw: random.Random) -> Asked:
+def asked(hops: int, links: int, details: int, brief: bool, draw: random.Random) -> Asked:
     """A question that takes so many passages, of some of the ``LINKS`` and ``DETAILS``."""
     followed = tuple(draw.choices(LINKS[:links], k=hops - 1))
-    return Asked(draw.choice(NAMES), followed, draw.choice(DETAILS[:details]))
+    return Asked(draw.choice(names(brief)), followed, draw.choice(DETAILS[:details]))
+
+
+def names(brief: bool) -> Sequence[str]:
+    """What people and things are called: two letters, or three that can be said."""
+    return BRIEF if brief else NAMES
 
 
 def world(question: Asked, people: int, links: int, details: int, brief: bool) -> World:
@@ -72,7 +79,7 @@ def world(question: Asked, people: int, links: int, details: int, brief: bool) -
     """
     kinds = (*LINKS[:links], *DETAILS[:details])
     draw = random.Random(seed_of("archive", question.key, people, *kinds))
-    others = draw.sample([n for n in NAMES if n != question.name], 2 * people - 1)
+    others = draw.sample([n for n in names(brief) if n != question.name], 2 * people - 1)
     persons, things = [question.name, *others[: people - 1]], others[people - 1 :]
     facts = {one: _facts(one, persons, things, kinds, draw) for one in persons}
     path = persons[: len(question.links) + 1]

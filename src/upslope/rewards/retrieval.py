@@ -63,11 +63,12 @@ def answered(final: str) -> tuple[str, list[str]]:
 def plain(answer: str) -> str:
     """As SQuAD compares answers: lower case, without punctuation, articles and double spaces.
 
-    Punctuation is Unicode's, too, and compatible forms are one (after arXiv:1606.05250).
+    Punctuation is Unicode's, too, and compatible forms are one (after arXiv:1606.05250). What has
+    nothing else, such as "A+", keeps it.
     """
     text = normalize("NFKC", answer[:LONGEST]).lower()
     kept = "".join(c for c in text if c not in punctuation and not category(c).startswith("P"))
-    return " ".join(ARTICLES.sub(" ", kept).split())
+    return " ".join(ARTICLES.sub(" ", kept).split()) or " ".join(text.split())
 
 
 def exact(answer: str, golds: Iterable[str]) -> float:
