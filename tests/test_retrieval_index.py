@@ -90,9 +90,9 @@ def test_a_huge_query_is_bounded() -> None:
     query = "fox " + " ".join(f"word{n}" for n in range(200_000))
     assert len(words_of(query)) == 32
     assert words_of("Fox fox FOX dog") == ["Fox", "dog"]
-    start = time.perf_counter()
+    start = time.process_time()
     assert ids(held.search(query, 1)) == ["d2000"]
-    assert time.perf_counter() - start < 0.5
+    assert time.process_time() - start < 0.5
 
 
 def test_a_search_takes_a_few_milliseconds() -> None:
@@ -100,9 +100,9 @@ def test_a_search_takes_a_few_milliseconds() -> None:
     texts = [" ".join(words[(n * k) % 997] for k in range(1, 60)) for n in range(3000)]
     held, seconds = in_memory(passages(*texts)), []
     for n in range(60):
-        start = time.perf_counter()
+        start = time.process_time()
         assert len(held.search(f"w{n} w{n + 1} w{n + 2} w{n + 3}", 5)) == 5
-        seconds.append(time.perf_counter() - start)
+        seconds.append(time.process_time() - start)
     assert sorted(seconds)[57] < 0.05  # the 95th percentile, with room for a busy machine
 
 

@@ -35,8 +35,10 @@ CREATE VIRTUAL TABLE words USING fts5(
 ADDED = "INSERT INTO passages VALUES (?, ?, ?, ?)"
 INDEXED = "INSERT INTO words (words) VALUES ('rebuild')"
 FOUND = f"""
-SELECT p.id, p.title, p.text FROM words JOIN passages p ON p.number = words.rowid
-WHERE words MATCH ? ORDER BY bm25(words, {TITLE}, 1.0), p.number LIMIT ?
+SELECT id, title, text FROM (
+    SELECT rowid AS place, bm25(words, {TITLE}, 1.0) AS score FROM words
+    WHERE words MATCH ? ORDER BY score, place LIMIT ?
+) JOIN passages ON number = place ORDER BY score, place
 """
 
 
