@@ -81,13 +81,13 @@ ROWS = {
 PASSAGES = {
     "passages.jsonl": """\
 {"_id": "a1", "title": "Seine", "text": "The Seine rises near Dijon and runs through Paris."}
-{"_id": "a2", "title": "Paris", "text": "Paris has had a mayor since 1977. Hidalgo took over in 2014."}
+{"_id": "a2", "title": "Paris", "text": "Paris, governed by Hidalgo, has had a mayor since 1977."}
 {"_id": "a3", "title": "Tiber", "text": "The Tiber runs through Rome."}
 {"_id": "a4", "title": "Rome", "text": "Rome has had a mayor since 1870."}""",
     "asked.jsonl": """\
-{"question": "Since when has the city on the Seine had a mayor?", "answer": 1977, "evidence": ["a1", "a2"]}
-{"question": "Since when has the city on the Tiber had a mayor?", "answer": 1870, "evidence": ["a3", "a4"]}
-{"question": "Who is mayor of the city on the Seine?", "answers": ["Hidalgo"], "evidence": ["a1", "a2"]}""",
+{"question": "Since when has Rome had a mayor?", "answer": 1870, "evidence": ["a4"]}
+{"question": "Who is mayor of the city on the Seine?", "answer": "Hidalgo", \
+"evidence": ["a1", "a2"]}""",
 }
 
 

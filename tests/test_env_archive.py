@@ -11,7 +11,7 @@ import pytest
 from upslope.batteries import check_env
 from upslope.dialogues import performed
 from upslope.envs.archive import Archive
-from upslope.retrieval.archive import BRIEF, NAMES, Asked, asked, world
+from upslope.retrieval.archive import LETTERS, NAMES, VOLUMES, Asked, World
 from upslope.retrieval.passages import Passage
 from upslope.rewards.retrieval import Weights
 from upslope.tools.play import Limits
@@ -34,6 +34,11 @@ def fact(passage: Passage, kind: str) -> str:
     return words[words.index(kind) + 1]
 
 
+def volume_of(problem: Problem, people: int = 8) -> World:
+    """The world that a problem of the terse form asks about."""
+    return World.of(Asked.of(problem.id).volume, people, 2, 2, brief=True)
+
+
 @pytest.mark.parametrize("form", ["terse", "react", "json"])
 @pytest.mark.parametrize("weights", [Weights(), ALL])
 def test_it_passes_the_battery(form: Any, weights: Weights) -> None:
@@ -44,36 +49,46 @@ def test_it_passes_the_battery(form: Any, weights: Weights) -> None:
 
 def test_following_the_links_gives_the_answer() -> None:
     for problem in Archive(hops=(1, 2, 3), people=6, train=90, test=5).problems("train"):
-        one = Asked.of(problem.id)
-        made = world(one, 6, 2, 2, brief=True)
-        titles = [p.title for p in made.passages]
+        one, passages = Asked.of(problem.id), volume_of(problem, 6).passages()
+        titles = [p.title for p in passages]
         assert len({*titles}) == 6
-        who, path = one.name, [titles.index(one.name)]
+        who, path = one.name, [one.name]
         for link in one.links:
-            who = fact(made.passages[titles.index(who)], link)
-            path.append(titles.index(who))
-        assert tuple(path) == made.path
+            who = fact(passages[titles.index(who)], link)
+            path.append(who)
         assert len({*path}) == len(path)
-        assert fact(made.passages[path[-1]], one.detail) == problem.answer == made.answers[-1]
-        assert len({*made.answers}) == len(path)
-        assert [*problem.info["evidence"]] == [made.passages[place].id for place in path]
+        said = [fact(passages[titles.index(name)], one.detail) for name in path]
+        assert said[-1] == problem.answer
+        assert said[-1] not in said[:-1]
+        assert [*problem.info["evidence"]] == [str(titles.index(name)) for name in path]
 
 
-def test_a_world_is_its_questions_alone() -> None:
-    one = Asked("bek", ("boss",), "town")
-    assert world(one, 8, 2, 2, True) == world(Asked.of("bek boss town"), 8, 2, 2, True)
-    assert world(one, 8, 2, 2, True) != world(Asked.of("bek boss pet"), 8, 2, 2, True)
-    assert one.sentence == "What is the town of the boss of Bek?"
-    assert (len({*NAMES}), len({*BRIEF})) == (1620, 650)
+def test_a_volume_has_one_world_and_is_in_one_split() -> None:
+    assert World.of(7, 8, 2, 2, True) == World.of(7, 8, 2, 2, True) != World.of(8, 8, 2, 2, True)
+    env, home = Archive(train=400, test=60), dict[int, str]()
+    for split in ("train", "validation", "test"):
+        for problem in env.problems(split):
+            assert home.setdefault(Asked.of(problem.id).volume, split) == split
+    assert len(home) > 300
+    assert (len({*NAMES}), len({*LETTERS}), VOLUMES) == (1620, 26, 1000)
+
+
+def test_questions_in_words() -> None:
+    one = Asked(37, "bek", ("pal", "boss"), "town")
+    assert one.sentence == "In volume 37, what is the town of the boss of the pal of Bek?"
+    assert Asked.of(one.key) == one
+    problem = Archive(form="react", train=5, test=5).problems("test")[0]
+    assert str(problem.messages[0]["content"]).endswith(Asked.of(problem.id).sentence)
+    assert problem.answer in NAMES or problem.answer.lower() in NAMES
 
 
 def test_a_play_in_terse_form() -> None:
     env = Archive(train=10, test=5)
     problem = env.problems("test")[0]
-    one, made = Asked.of(problem.id), world(Asked.of(problem.id), 8, 2, 2, True)
+    one, passages = Asked.of(problem.id), volume_of(problem).passages()
     assert problem.prompt == f"{one.key}?\n"
     replies = env.solved(problem)
-    first, second = (made.passages[place] for place in made.path)
+    first, second = (passages[int(place)] for place in problem.info["evidence"])
     assert replies == [
         f"search {first.title}",
         f"open {first.id}",
@@ -124,10 +139,10 @@ def test_slips_stop_a_hop_early() -> None:
         reward = earned(env, problem, replies)
         slipped = [*replies] != [*env.solved(problem)]
         assert reward.total == (0 if slipped else 1)
-        made = world(Asked.of(problem.id), 8, 2, 2, True)
-        assert len(replies) == 2 * (len(made.path) - slipped) + 1
-        if slipped and len(made.path) > 1:
-            assert replies[-1] == f"={made.answers[-2]}"
+        answers = volume_of(problem).answers(Asked.of(problem.id))
+        assert len(replies) == 2 * (len(answers) - slipped) + 1
+        if slipped and len(answers) > 1:
+            assert replies[-1] == f"={answers[-2]}"
         slips += slipped
     assert 40 <= slips <= 80  # 60 of 120 on average
 
@@ -138,7 +153,7 @@ def test_slips_stop_a_hop_early() -> None:
         ({"hops": ()}, "hops are from 1 to 3"),
         ({"hops": (4,)}, "hops are from 1 to 3: each takes a person and two turns"),
         ({"hops": (3,), "people": 2}, "hops are from 1 to 2"),
-        ({"people": 1, "hops": (1,)}, "people is from 2 to 325, got 1"),
+        ({"people": 1, "hops": (1,)}, "people is from 2 to 13, got 1"),
         ({"links": 4}, "links and details are from 1 to 3"),
         ({"wrong": 2.0}, "wrong is a share between 0 and 1"),
         ({"test": 0}, "train, test, results and k are numbers: set each to at least 1"),
@@ -150,16 +165,6 @@ def test_wrong_settings_are_a_sentence(settings: dict[str, Any], sentence: str) 
 
 
 def test_too_few_questions_are_a_sentence() -> None:
-    env = Archive(hops=(1,), details=1, train=2000, test=5)
-    with pytest.raises(UserError, match=r"there are only 5\d\d train questions .* lower train"):
-        env.problems("train")
-
-
-def test_questions_are_drawn_from_all_names() -> None:
-    import random
-
-    draw = random.Random(0)
-    drawn = [asked(2, 2, 2, False, draw) for _ in range(2000)]
-    assert len({one.name for one in drawn}) > 1000
-    assert {one.links for one in drawn} == {("boss",), ("pal",)}
-    assert {one.detail for one in drawn} == {"town", "pet"}
+    env = Archive(hops=(1,), people=2, links=1, details=1, train=5, test=300)
+    with pytest.raises(UserError, match=r"there are only \d+ test questions .* lower test, or"):
+        env.problems("test")

@@ -165,20 +165,20 @@ def test_a_broken_corpus_is_a_sentence(
 
 
 def test_what_is_not_there_is_a_sentence(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="corpus = '.*gone' does not exist: give a folder"):
+    with pytest.raises(UserError, match=r"corpus = '.*gone' does not exist: give a folder"):
         Corpus.at(str(tmp_path / "gone"), 50)
     (tmp_path / "a.pdf").write_bytes(b"%PDF")
-    with pytest.raises(UserError, match="another kind than .jsonl: give the folder"):
+    with pytest.raises(UserError, match=r"another kind than .jsonl: give the folder"):
         Corpus.at(str(tmp_path / "a.pdf"), 50)
     with pytest.raises(UserError, match=r"has no .txt, .md or .markdown file, and no corpus.jsonl"):
         Corpus.at(str(tmp_path), 50).files()
     (tmp_path / "a.txt").write_text(" \n\n ", encoding="utf-8")
-    with pytest.raises(UserError, match="has no text in any of its files"):
+    with pytest.raises(UserError, match=r"has no text in any of its files"):
         opened(Corpus.at(str(tmp_path), 50), tmp_path)
     (tmp_path / "a.txt").write_bytes(b"ab\xff")
     with pytest.raises(UserError, match=r"a.txt is not UTF-8 at byte 2: save it as UTF-8"):
         opened(Corpus.at(str(tmp_path), 50), tmp_path)
-    with pytest.raises(UserError, match="index = '.*gone' is no folder: make it"):
+    with pytest.raises(UserError, match=r"index = '.*gone' is no folder: make it"):
         folder_of(str(tmp_path / "gone"))
 
 
@@ -218,7 +218,7 @@ def test_a_damaged_index_is_built_again(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_written_is_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("a fox", encoding="utf-8")
-    with pytest.raises(UserError, match="cannot be written to .* set index to a folder"):
+    with pytest.raises(UserError, match=r"cannot be written to .* set index to a folder"):
         opened(Corpus.at(str(tmp_path), 50), tmp_path / "a.txt" / "kept")
 
 
@@ -249,7 +249,7 @@ def test_several_processes_build_it_once(tmp_path: Path) -> None:
 
 def test_sqlite_without_full_text_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(indexes, "TABLES", indexes.TABLES.replace("fts5(", "fts5_gone("))
-    with pytest.raises(UserError, match="no full-text search .FTS5.: use a Python built with"):
+    with pytest.raises(UserError, match=r"no full-text search .FTS5.: use a Python built with"):
         in_memory(passages("a fox"))
 
 

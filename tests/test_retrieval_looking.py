@@ -20,6 +20,7 @@ HELD = in_memory(
         Passage("c", "Den", "Where a fox\nlives."),
         Passage("d", "", "other"),
         Passage("e", "", "more"),
+        Passage("5", "", "seen as a number"),
     ]
 )
 
@@ -32,12 +33,15 @@ def looked(trail: Trail, name: str, **arguments: object) -> str:
 
 def test_search_lists_and_open_reads() -> None:
     trail = Trail()
-    assert looked(trail, "search", query="fox") == "a Fox: ...fox is red a...\nc Den: ...a fox lives."
+    assert (
+        looked(trail, "search", query="fox") == "a Fox: ...fox is red a...\nc Den: ...a fox lives."
+    )
     assert looked(trail, "search", query="where?") == "c Den: Where a fox..."
     assert looked(trail, "open", id=" c ") == "Den: Where a fox\nlives."
     assert looked(trail, "search", query="zebra") == "nothing found"
+    assert looked(trail, "open", id=5) == "seen as a number"
     assert [*trail.listed] == ["a", "c"]
-    assert [*trail.opened] == ["c"]
+    assert [*trail.opened] == ["c", "5"]
 
 
 def test_long_passages_have_pages() -> None:

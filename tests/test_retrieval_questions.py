@@ -114,5 +114,5 @@ def test_broken_judgements_are_a_sentence(tmp_path: Path, judged: object, senten
 def test_missing_queries_are_a_sentence(tmp_path: Path) -> None:
     folder = beir(tmp_path / "b", test=[("q1", "d", 1)])
     (folder / "queries.jsonl").unlink()
-    with pytest.raises(UserError, match="cannot read .*queries.jsonl: No such file"):
+    with pytest.raises(UserError, match=r"cannot read .*queries.jsonl: No such file"):
         list(of_beir(folder))

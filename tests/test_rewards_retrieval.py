@@ -122,9 +122,9 @@ def test_weights_are_of_the_parts_that_there_are() -> None:
     weights = Weights(exact=1, f1=1, recall=2, ndcg=0, citations=0)
     assert weights.total({"exact": 1, "f1": 0.5, "recall": 0.25}) == pytest.approx(0.5)
     assert weights.total({"recall": 0.25, "ndcg": 1, "citations": 1}) == pytest.approx(0.25)
-    with pytest.raises(ValueError, match="one of them above 0"):
+    with pytest.raises(ValueError, match=r"one of them above 0"):
         Weights(0, 0, 0, 0, 0)
-    with pytest.raises(ValueError, match="must not be negative"):
+    with pytest.raises(ValueError, match=r"must not be negative"):
         Weights(exact=-1)
 
 
@@ -135,7 +135,11 @@ def play(info: dict[str, Any], facts: dict[str, Any]) -> Trajectory:
 
 def test_a_play_earns_its_parts_less_its_penalty() -> None:
     info = {"answers": ("Paris",), "evidence": {"d1": 1.0, "d2": 1.0}}
-    facts: dict[str, Any] = {"final": "Paris, France [d1]", "listed": ["d3", "d1"], "opened": ["d1"]}
+    facts: dict[str, Any] = {
+        "final": "Paris, France [d1]",
+        "listed": ["d3", "d1"],
+        "opened": ["d1"],
+    }
     facts["penalty"] = -0.02
     reward = graded(play(info, facts), Weights(1, 1, 1, 1, 1), 1)
     parts = {"exact": 0, "f1": 2 / 3, "recall": 1, "ndcg": 1, "citations": 2 / 3, "correct": 0}

@@ -10,7 +10,7 @@ from upslope.retrieval.index import Searches
 from upslope.retrieval.looking import OFFERED, Looking, Trail, tools
 from upslope.tools import Call, Form, Said
 from upslope.tools.play import FORMS, Limits, playing, told
-from upslope.types import Episode, Message, Problem
+from upslope.types import Episode, Problem
 
 STOP = ("\n",)
 ASKED = (

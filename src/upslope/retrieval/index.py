@@ -102,7 +102,7 @@ def words_of(query: str) -> list[str]:
 
 
 def opened(corpus: Corpus, folder: Path) -> Index:
-    """The corpus's index in a folder, built first where there is none; UserError with the reason."""
+    """The corpus's index in a folder, built first where there is none; raises UserError."""
     path = folder / f"{corpus.digest()}.sqlite"
     if not _whole(path):
         _build(corpus, path)

@@ -17,6 +17,21 @@ from upslope.tools import ToolError
 from upslope.types import Episode, Message, Reply
 
 PAGE = 1500  # characters of a passage that are read at once
+QUERY: Mapping[str, Any] = {
+    "type": "object",
+    "properties": {"query": {"type": "string", "description": "words to look for"}},
+    "required": ["query"],
+    "additionalProperties": False,
+}
+NAMED: Mapping[str, Any] = {
+    "type": "object",
+    "properties": {
+        "id": {"type": ["string", "integer"], "description": "as search lists it"},
+        "page": {"type": "integer", "minimum": 1, "description": "from 1, which is usual"},
+    },
+    "required": ["id"],
+    "additionalProperties": False,
+}
 
 
 @dataclass(frozen=True)
@@ -38,12 +53,7 @@ class Search:
 
     name = "search"
     description = "Lists the passages that have the most of the query's words: id, title, excerpt."
-    parameters = {
-        "type": "object",
-        "properties": {"query": {"type": "string", "description": "words to look for"}},
-        "required": ["query"],
-        "additionalProperties": False,
-    }
+    parameters = QUERY
 
     async def call(self, arguments: Mapping[str, Any]) -> str:
         """A line for each passage found, best first."""
@@ -65,15 +75,7 @@ class Open:
 
     name = "open"
     description = "Reads the passage of an id; long ones have several pages."
-    parameters = {
-        "type": "object",
-        "properties": {
-            "id": {"type": "string", "description": "as search lists it"},
-            "page": {"type": "integer", "minimum": 1, "description": "from 1, which is usual"},
-        },
-        "required": ["id"],
-        "additionalProperties": False,
-    }
+    parameters = NAMED
 
     async def call(self, arguments: Mapping[str, Any]) -> str:
         """The title and a page of the text; ToolError where there is no such passage or page."""

@@ -1,4 +1,4 @@
-"""Passages of a corpus: a folder of text and Markdown files, a JSONL file, or a folder in BEIR form.
+"""Passages of a corpus: a folder of text and Markdown files, a JSONL file, or BEIR's form.
 
 A file of a folder is cut into passages at its headings and paragraphs; a row of a JSONL file is one
 passage. What is in an index is told by ``digest``, a hash of all that it is made from.
