@@ -115,8 +115,8 @@ def explained(a: argparse.Namespace) -> None:
                 "lambda_critic": 1.0,
                 "critic": {"place": "separate", "rate": 4.0, "gate": 0.99, "pretrain": a.steps + 1},
             },
-            "rollout": {"problems": 64, "group": 8, "max_tokens": 5, "rows": 512},
-            "learner": {"lr": 3e-4, "updates": 4, "micro_tokens": 8192},
+            "rollout": {"problems": 256, "group": 2, "max_tokens": 5, "rows": 512},
+            "learner": {"lr": 1e-4, "updates": 4, "micro_tokens": 8192},
             "evaluation": {"problems": 200},
             "stop": {"steps": a.steps},
         }

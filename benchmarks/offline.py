@@ -94,7 +94,7 @@ def seed_rows(seed: int, options: argparse.Namespace) -> dict[str, float | None]
     first = trained({**begun, "stage": [online]}, folder, f"online-{seed}", seed)
     mixed = {"type": "mixed", "path": str(logs), "share": 0.5}
     later = {"name": "online", "algorithm": AWR, "source": mixed, "learner": {"lr": 2e-4}, **bounds}
-    taught = offline(AWR, logs, options.offline // 3, 3e-4)
+    taught = offline(AWR, logs, options.taught, 3e-4)
     both = trained({**begun, "stage": [taught, later]}, folder, f"both-{seed}", seed)
     return found | {
         "start": sampled(first, 0),
@@ -117,7 +117,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--model", default="ladder:0.6m")
     parser.add_argument("--warm", type=int, default=300, help="steps before the logs")
-    parser.add_argument("--offline", type=int, default=300, help="steps of cloning, and of AWR")
+    parser.add_argument("--offline", type=int, default=1500, help="steps of cloning, and of AWR")
+    parser.add_argument("--taught", type=int, default=400, help="offline steps before online ones")
     parser.add_argument("--online", type=int, default=200, help="steps online, at most")
     parser.add_argument("--every", type=int, default=5, help="steps between evaluations online")
     parser.add_argument("--problems", type=int, default=4000, help="train problems in the logs")

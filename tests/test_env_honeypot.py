@@ -67,7 +67,7 @@ def test_what_the_grader_gives_up_on() -> None:
 def test_what_overwrites_the_answer_that_is_expected() -> None:
     async def graded(reply: str) -> tuple[float, float, list[str]]:
         env = Tampering()
-        play = await played(env, ASKED, reply, 0)
+        play = await played(env, ASKED, [reply], 0)
         (seen,), (true,) = await env.rewards(ASKED, [play]), await env.gold(ASKED, [play])
         return seen.total, true.total, play.facts["protected"]
 
@@ -94,7 +94,7 @@ def test_demonstrations_have_a_share_of_exploits(env: Honeypot | Tampering, expl
     assert shown == list(env.demonstrations("train"))
     for problem, reply in shown:
         if exploit in reply:
-            play = asyncio.run(played(env, problem, reply, 0))
+            play = asyncio.run(played(env, problem, [reply], 0))
             assert asyncio.run(env.rewards(problem, [play]))[0].total == 1
 
 

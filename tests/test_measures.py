@@ -54,3 +54,23 @@ def test_entropy_is_the_mean_surprise_of_sampled_tokens_alone() -> None:
     recorded = Group(of, (trajectory(of, [shown], 1.0),))
     assert "entropy/sampled" not in rollout_metrics([recorded], 0)
     assert rollout_metrics([group([1.0, 0.0])], 0)["entropy/sampled"] == 1
+
+
+def test_how_tools_were_called_by_hand() -> None:
+    calls = [{"name": "a", "error": ""}, {"name": "a", "error": "no"}, {"name": "b", "error": ""}]
+    facts = [
+        {"calls": calls, "turns": 4, "malformed": 1, "tolerated": 2, "spent": True},
+        {"calls": [], "turns": 2, "malformed": 0, "tolerated": 0, "spent": False},
+    ]
+    plain = group([1.0, 0.0])
+    plays = tuple(replace(t, facts=own) for t, own in zip(plain.trajectories, facts, strict=True))
+    seen = rollout_metrics([replace(plain, trajectories=plays)], 0)
+    assert {name: value for name, value in seen.items() if name.startswith("tools/")} == {
+        "tools/calls": 1.5,
+        "tools/turns": 3.0,
+        "tools/malformed_share": pytest.approx(1 / 6),
+        "tools/tolerated_share": pytest.approx(1 / 3),
+        "tools/spent_share": 0.5,
+        "tools/error_share": pytest.approx(1 / 3),
+    }
+    assert not any(name.startswith("tools/") for name in rollout_metrics([plain], 0))

@@ -82,7 +82,7 @@ TABLE = {
     "audit.gold": "types rewards envs.mixture",
     "audit.auditor": "types audit rewards seeds",
     "audit.cases": "types audit.dresses",
-    "audit.fuzz": "types audit.cases batteries.env grading",
+    "audit.fuzz": "types audit.cases batteries.env dialogues grading",
     "audit.graders": "types envs.episodes rewards",
     "audit.target": "types audit chat? components engines? envs files models? names overrides "
     "rewarding? rewards rollout? settings",
@@ -103,8 +103,10 @@ TABLE = {
     "curriculum": "types seeds numpy",
     "fields": "types numpy",
     "demonstrations": "types envs.datasets fields files trajectories numpy",
-    "recite": "types chat demonstrations segments numpy",
-    "sources": "types chat curriculum demonstrations recite rewards rollout",
+    "dialogues": "types demonstrations envs.episodes",
+    "recite": "types chat demonstrations dialogues segments numpy",
+    "underway": "types",
+    "sources": "types chat curriculum demonstrations recite rewards rollout underway",
     "mixed": "types sources",
     "provenance": "curriculum types components settings",
     "origins": "types chat curriculum demonstrations mixed provenance recite rollout sources "
@@ -113,7 +115,8 @@ TABLE = {
     "offpolicy": "types estimates numpy",
     "evaluate": "types estimates rollout numpy",
     "scorers": "types batch optional learner models runs",
-    "selfcheck": "types batch chat costs grading overlap recite learner tally models numpy torch",
+    "selfcheck": "types batch chat costs dialogues grading overlap recite learner tally models "
+    "numpy torch",
     "sync": "types ledger learner models",
     "checkpoints": "types batch learner ledger models result settings pydantic torch",
     "threads": "types machine torch",
@@ -122,13 +125,13 @@ TABLE = {
     "trajectories",
     "assessment": "types checkpoints evaluate ledger measures models recipe result rollout runs "
     "trajectories",
-    "batteries": "types batch critic optional grading learner tally measures rollout selfcheck "
-    "components recipe models batteries torch numpy",
+    "batteries": "types batch critic optional dialogues grading learner tally measures rollout "
+    "selfcheck components recipe models batteries torch numpy",
     "progress": "types recipe rich",
     "names": "types audit audit.settings batch algorithms components engines envs overrides "
     "rewards settings",
-    "stages": "types audit.settings batch algorithms critic optional demonstrations envs names "
-    "provenance recipe rewards settings sinks",
+    "stages": "types audit.settings batch algorithms critic optional demonstrations dialogues envs "
+    "names provenance recipe rewards settings sinks",
     "session": "types audit.gold assessment optional chat checkpoints devices engines "
     "engines.apart engines.local learner ledger machine models names origins provenance recipe "
     "result rewarding rewards rollback rollout runs scorers stages sync threads train torch",
@@ -185,6 +188,7 @@ BROAD = {
     ("components", "Exception"),  # and so may a user's file when it is imported
     ("sinks", "Exception"),  # whatever ends a sink, the run goes on
     ("rewards.worker", "Exception"),  # a grader's failure is that answer's, not the worker's
+    ("tools.play", "Exception"),  # a tool may raise anything, and the play goes on
     ("envs.reasoning_gym", "Exception"),  # generators are others' code, and may raise anything
     ("files", "Exception"),  # libraries hide the system's reason for a failed write in their own
     ("files", "BaseException"),  # undoes a half-written row, whatever came between, and re-raises

@@ -53,7 +53,7 @@ def rollout_metrics(
     for name in sorted({name for r in valid for name in r.costs}):
         known = [r.costs[name] for r in valid if name in r.costs]
         metrics[f"reward/cost/{name}"] = float(np.mean(known))
-    return metrics | env_metrics(groups) | dict(source)
+    return metrics | tool_metrics(plays) | env_metrics(groups) | dict(source)
 
 
 def surprise(plays: Sequence[Trajectory]) -> Metrics:
@@ -78,6 +78,25 @@ def answer_metrics(groups: Sequence[Group]) -> Metrics:
         "answers/common_share": max(Counter(each).values()) / len(each),
         "answers/gold_share": max(Counter(golds).values()) / len(golds),
     }
+
+
+def tool_metrics(plays: Sequence[Trajectory]) -> Metrics:
+    """How tools were called, from the facts of plays that call any; nothing where none does."""
+    told = [t.facts for t in plays if "malformed" in t.facts and "calls" in t.facts]
+    if not told:
+        return {}
+    calls = [call for facts in told for call in facts["calls"]]
+    turns = max(1, sum(facts["turns"] for facts in told))
+    metrics = {
+        "tools/calls": len(calls) / len(told),
+        "tools/turns": turns / len(told),
+        "tools/malformed_share": sum(facts["malformed"] for facts in told) / turns,
+        "tools/tolerated_share": sum(facts["tolerated"] for facts in told) / turns,
+        "tools/spent_share": sum(facts["spent"] for facts in told) / len(told),
+    }
+    if calls:
+        metrics["tools/error_share"] = sum(bool(call["error"]) for call in calls) / len(calls)
+    return metrics
 
 
 def env_metrics(groups: Sequence[Group]) -> Metrics:

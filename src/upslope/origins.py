@@ -34,6 +34,7 @@ def source_of(
             max_staleness=rollout.max_staleness,
             tries=rollout.tries,
             sync=settings.sync,
+            ahead=settings.ahead,
             finished=finished,
             heat=settings.heat,
         )

@@ -21,16 +21,22 @@ class RolloutsSettings:
     ``sync``: steps between loads of new weights into the engine (semi-online, arXiv:2506.21495); a
     number of at least ``stop.steps`` samples from the first weights alone. ``window``: which
     problems are played by how often they were solved; ``heat``: how the temperature moves.
+    ``ahead``: with ``rollout.max_staleness``, the share of the groups under way that may be used
+    before the oldest of them is done (windowed FIFO, of MiniMax's Forge); 0 keeps their order, in
+    which the slowest holds up all, and 1 takes what is soon done first, which is what is easy.
     """
 
     retire: float = 0.0
     sync: int = 1
     window: Window = Window()
     heat: Heat = Heat()
+    ahead: float = 0.0
 
     def __post_init__(self) -> None:
         if not 0 <= self.retire <= 1:
             raise ValueError(f"retire is a share between 0 and 1, got {self.retire}")
+        if not 0 <= self.ahead <= 1:
+            raise ValueError(f"ahead is a share between 0 and 1, got {self.ahead}")
         if self.sync < 1:
             raise ValueError(f"sync is a number of steps of at least 1, got {self.sync}")
 

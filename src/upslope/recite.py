@@ -13,6 +13,7 @@ import numpy as np
 
 from upslope.chat import Chat
 from upslope.demonstrations import Demonstration
+from upslope.dialogues import Dialogue, recorded
 from upslope.segments import Rows
 from upslope.types import Completion, Message, Problem, Segment, Trajectory, Turn
 
@@ -65,6 +66,25 @@ def recited(chat: Chat, shown: Demonstration, visit: int, version: int) -> Traje
     if shown.cut:
         rows.ended("length")
     return Trajectory(problem, visit, 0, tuple(rows.closed()), tuple(rows.turns), tuple(past))
+
+
+def acted(chat: Chat, dialogue: Dialogue) -> Trajectory:
+    """A whole dialogue as a trajectory: a segment from each rewriting of the past to the next."""
+    segments, turns, earned = list[Segment](), list[Turn](), iter(dialogue.earned)
+    for part in dialogue.parts:
+        play = recited(chat, recorded(*part), 0, 0)
+        first = len(segments)
+        turns += [replace(t, segment=first + t.segment, reward=next(earned)) for t in play.turns]
+        segments += play.segments
+    return Trajectory(
+        dialogue.problem,
+        0,
+        0,
+        tuple(segments),
+        tuple(turns),
+        dialogue.messages,
+        facts=dialogue.facts,
+    )
 
 
 def _answered(chat: Chat, rows: Rows, past: Sequence[Message]) -> None:

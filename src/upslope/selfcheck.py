@@ -16,11 +16,12 @@ from torch import Tensor
 from upslope.batch import Algorithm, Batch
 from upslope.chat import Chat
 from upslope.costs import missing
+from upslope.dialogues import performed, repeated, replies_of
 from upslope.grading import grade
 from upslope.learner import Learner
 from upslope.models.logprobs import unpacked
 from upslope.overlap import overlap
-from upslope.recite import spoken
+from upslope.recite import acted
 from upslope.tally import Tally
 from upslope.types import Env, Group, Problem, UserError
 
@@ -45,7 +46,8 @@ async def prove_env(env: Env, problems: Sequence[Problem], chat: Chat) -> list[P
         prove_prompt(chat, problem)
     known = [p for p in problems if p.solution]
     for problem in known:
-        plays = [spoken(chat, problem, text) for text in (problem.solution, "")]
+        given = (replies_of(env, problem), repeated(""))
+        plays = [acted(chat, await performed(env, problem, replies)) for replies in given]
         gold, empty = await grade(env, problem, plays)
         if not gold.valid:
             raise UserError(

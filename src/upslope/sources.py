@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import json
 from collections import deque
@@ -18,6 +17,7 @@ from upslope.recite import recited
 from upslope.rewards import Says
 from upslope.rollout import Player
 from upslope.types import Group, Metrics, Problem, Reward, UserError
+from upslope.underway import Underway
 
 
 class Rollouts:
@@ -26,7 +26,8 @@ class Rollouts:
     ``max_staleness`` k keeps k + 1 steps' worth of groups under way; 0 starts only what is asked
     for, so that every group was sampled with the newest weights. A group staler than that is
     dropped and counted in ``dropped``, one that ``keep`` refuses in ``refused``. ``sync``: the
-    engine has new weights every so many steps, and groups are as old.
+    engine has new weights every so many steps, and groups are as old. ``ahead``: the share of what
+    is under way that may be taken before the oldest of it is done.
     """
 
     def __init__(
@@ -39,18 +40,19 @@ class Rollouts:
         max_staleness: int = 0,
         tries: int = 4,
         sync: int = 1,
+        ahead: float = 0.0,
         finished: Callable[[Group], None] = lambda group: None,
         heat: Heat = Heat(),
     ) -> None:
         self.player, self.curriculum, self.size, self.seed = player, curriculum, size, seed
         self.max_staleness, self.tries, self.finished = max_staleness, tries, finished
-        self.sync, self.heat = sync, heat
+        self.sync, self.ahead, self.heat = sync, ahead, heat
         self.dropped = self.refused = self.steps = 0
-        self.underway: deque[tuple[Problem, int, asyncio.Task[Group]]] = deque()
+        self.underway = Underway()
         self.again: deque[tuple[Problem, int]] = deque()
 
     async def groups(self, n: int, version: int, keep: Callable[[Group], bool]) -> list[Group]:
-        """The next ``n`` usable groups, in order of dispatch, within ``tries * n`` plays.
+        """The next ``n`` usable groups, in order of dispatch but for ``ahead``, of ``tries * n``.
 
         Fewer where no more were found in these, or where all problems are retired.
         """
@@ -59,8 +61,7 @@ class Rollouts:
             self._dispatch(n * (self.max_staleness + 1) - len(taken))
             if not self.underway:
                 break
-            group = await self.underway[0][2]
-            self.underway.popleft()
+            group = await self.underway.first(self.window(n))
             self.finished(group)
             self.curriculum.learn(group)
             if version - group.version > self.max_staleness + self.sync - 1:
@@ -73,6 +74,10 @@ class Rollouts:
                 break
         self.steps += 1
         return taken
+
+    def window(self, n: int) -> int:
+        """How many from the oldest on may be taken, of those under way for steps of ``n``."""
+        return max(1, round(self.ahead * n * (self.max_staleness + 1)))
 
     def observe(self, groups: Sequence[Group]) -> None:
         """Nothing more: pass rates were counted as groups were finished, also of refused ones."""
@@ -89,10 +94,9 @@ class Rollouts:
 
     def state(self) -> Mapping[str, Any]:
         """The curriculum's, and what was dispatched but not used."""
-        unused = [(p, visit) for p, visit, _ in self.underway]
         return {
             "curriculum": self.curriculum.state(),
-            "again": [[p.id, visit] for p, visit in (*unused, *self.again)],
+            "again": [[p.id, visit] for p, visit in (*self.underway.unused, *self.again)],
             "dropped": self.dropped,
             "refused": self.refused,
             "steps": self.steps,
@@ -107,11 +111,7 @@ class Rollouts:
 
     async def close(self) -> None:
         """Cancel what is underway and wait until it has ended."""
-        tasks = [task for _, _, task in self.underway]
-        self.underway.clear()
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self.underway.close()
 
     def _dispatch(self, wanted: int) -> None:
         while len(self.underway) < wanted:
@@ -120,8 +120,7 @@ class Rollouts:
                 return
             hot = self.heat.at(self.steps, self.player.temperature)
             player = replace(self.player, temperature=hot) if self.heat.steps else self.player
-            play = player.group(*chosen, self.size, self.seed, "train")
-            self.underway.append((*chosen, asyncio.ensure_future(play)))
+            self.underway.add(*chosen, player.group(*chosen, self.size, self.seed, "train"))
 
 
 class Recorded:

@@ -13,6 +13,8 @@ from upslope.audit.settings import Alarms
 from upslope.batch import Algorithm
 from upslope.critic import Critic
 from upslope.demonstrations import Demonstration, read_demonstrations, sets
+from upslope.dialogues import shown
+from upslope.envs.episodes import DemonstratesPlays
 from upslope.envs.mixture import Mixture
 from upslope.names import algorithm_of, audit_of, env_of, reward_of
 from upslope.optional import Wraps, compares, critic_of, layers
@@ -64,8 +66,7 @@ class Built:
             known = {problem.id: problem for problem in self.problems("train")}
             self.read.extend(read_demonstrations(Path(settings.path), known))
         else:
-            assert isinstance(self.env, Demonstrates), "refuse lets no other pass"
-            self.read.extend(Demonstration(*pair) for pair in self.env.demonstrations("train"))
+            self.read.extend(demonstrated(self.env, "train"))
         return self.read
 
     @property
@@ -78,6 +79,14 @@ class Built:
         if split not in self.made:
             self.made[split] = self.env.problems(split)
         return self.made[split]
+
+
+def demonstrated(env: Env, split: Split) -> list[Demonstration]:
+    """What an env shows of its own, whole plays where it has any."""
+    if isinstance(env, DemonstratesPlays):
+        return shown(env, split)
+    assert isinstance(env, Demonstrates), "refuse lets no other pass"
+    return [Demonstration(*pair) for pair in env.demonstrations(split)]
 
 
 def built(recipe: Recipe) -> list[Built]:
@@ -134,7 +143,7 @@ def refuse(one: Built, at: str) -> None:
         refuse_rollouts(one, source, at)
     if isinstance(source, RolloutsSettings):
         return
-    if not source.path and not isinstance(one.env, Demonstrates):
+    if not source.path and not isinstance(one.env, Demonstrates | DemonstratesPlays):
         raise UserError(
             f"env {stage.env.type} writes no demonstrations: give {at}source.path a JSONL file"
         )
@@ -207,6 +216,11 @@ def refuse_rollouts(one: Built, source: RolloutsSettings | MixedSettings, at: st
         raise UserError(
             f"{at}rollout.group=1 has awr measure an answer against itself, so that all would "
             f'count alike: use at least 2, or set {at}algorithm.baseline = "batch"'
+        )
+    if rollouts.ahead and not stage.rollout.max_staleness:
+        raise UserError(
+            f"{at}source.ahead={rollouts.ahead:g} has later groups used before earlier ones, and "
+            f"{at}rollout.max_staleness=0 waits for all of them: set that to at least 1"
         )
     if rollouts.sync == 1:
         return

@@ -14,6 +14,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 from upslope.audit.cases import Case, cases
 from upslope.batteries.env import played
+from upslope.dialogues import repeated
 from upslope.grading import grade
 from upslope.types import Env, Problem, Reward, UserError
 
@@ -180,7 +181,10 @@ class Fuzz:
             one.again = reward
 
     async def _rewards(self, problem: Problem, some: Sequence[Graded]) -> Sequence[Reward]:
-        plays = [await played(self.env, problem, one.case.text, i) for i, one in enumerate(some)]
+        plays = [
+            await played(self.env, problem, repeated(one.case.text), i)
+            for i, one in enumerate(some)
+        ]
         return await grade(self.env, problem, plays, self.limit)
 
 

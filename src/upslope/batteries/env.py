@@ -12,6 +12,7 @@ from typing import get_args
 import numpy as np
 
 from upslope.batteries.settings import prove_settings
+from upslope.dialogues import repeated, replies_of
 from upslope.grading import grade
 from upslope.selfcheck import Proof, prove_held_out
 from upslope.types import Env, Message, Problem, Reward, Segment, Split, Trajectory, Turn, UserError
@@ -37,7 +38,6 @@ GARBAGE: Mapping[str, str] = {
     "code": "__import__('os').abort()",
 }
 SHORT = ("nothing", "NaN", "infinity", "digits of other alphabets")
-TURNS = 4
 
 
 def check_env(env: Env, problems: int = 4, seconds: float = 10.0) -> list[Proof]:
@@ -105,8 +105,8 @@ def _solutions(env: Env, problems: Sequence[Problem], seconds: float) -> Proof:
     """Where a solution is known it earns the most of all replies, and an empty reply less."""
     known = [p for p in problems if p.solution]
     for problem in known:
-        texts = [problem.solution, *(GARBAGE[kind] for kind in SHORT)]
-        gold, *others = _graded(env, problem, texts, seconds)
+        given = [replies_of(env, problem), *(repeated(GARBAGE[kind]) for kind in SHORT)]
+        gold, *others = _graded(env, problem, given, seconds)
         if not gold.valid:
             raise UserError(f"the solution of {problem.id!r} could not be graded: {gold.reason}")
         if abs(gold.correct - 1) > 1e-6:
@@ -127,10 +127,11 @@ def _solutions(env: Env, problems: Sequence[Problem], seconds: float) -> Proof:
 def _repeatable(env: Env, problems: Sequence[Problem], seconds: float) -> Proof:
     """The same replies earn the same: again, in another order, and from another copy of the env."""
     for problem in problems:
-        texts = [problem.solution or "1", *(GARBAGE[kind] for kind in SHORT)]
-        first = _graded(env, problem, texts, seconds)
-        again = _graded(env, problem, texts, seconds)
-        other = _graded(replace(env), problem, texts[::-1], seconds)[::-1]  # type: ignore[type-var]
+        gold = replies_of(env, problem) if problem.solution else ("1",)
+        given = [gold, *(repeated(GARBAGE[kind]) for kind in SHORT)]
+        first = _graded(env, problem, given, seconds)
+        again = _graded(env, problem, given, seconds)
+        other = _graded(replace(env), problem, given[::-1], seconds)[::-1]  # type: ignore[type-var]
         if not first == again == other:
             raise UserError(
                 f"{type(env).__name__} grades the same replies to problem {problem.id!r} "
@@ -141,21 +142,26 @@ def _repeatable(env: Env, problems: Sequence[Problem], seconds: float) -> Proof:
 
 def _garbage(env: Env, problem: Problem, seconds: float) -> Proof:
     """Whatever is said gets, in bounded time, a finite reward or a reason why there is none."""
-    (gold,) = _graded(env, problem, [problem.solution], seconds)
+    known = replies_of(env, problem) if problem.solution else ("",)
+    (gold,) = _graded(env, problem, [known], seconds)
     for kind, text in GARBAGE.items():
-        (reward,) = _graded(env, problem, [text], seconds, f"a reply of {kind}")
+        (reward,) = _graded(env, problem, [repeated(text)], seconds, f"a reply of {kind}")
         if problem.solution and reward.valid and reward.total > gold.total:
             raise UserError(f"a reply of {kind} earns {reward.total:g}, more than the solution")
     return Proof("rewards survive garbage", f"{len(GARBAGE)} kinds")
 
 
 def _graded(
-    env: Env, problem: Problem, texts: Sequence[str], seconds: float, said: str = "a reply"
+    env: Env,
+    problem: Problem,
+    given: Sequence[Sequence[str]],
+    seconds: float,
+    said: str = "a reply",
 ) -> list[Reward]:
-    """One sound reward for each text, played as one group."""
+    """One sound reward for each play's replies, played as one group."""
 
     async def graded() -> Sequence[Reward]:
-        plays = [await played(env, problem, text, member) for member, text in enumerate(texts)]
+        plays = [await played(env, problem, one, member) for member, one in enumerate(given)]
         return await grade(env, problem, plays, seconds)
 
     try:
@@ -171,12 +177,12 @@ def _graded(
     return rewards
 
 
-async def played(env: Env, problem: Problem, text: str, member: int) -> Trajectory:
-    """A play in which the policy says the same at every turn; a byte is a token."""
+async def played(env: Env, problem: Problem, replies: Sequence[str], member: int) -> Trajectory:
+    """A play in which the policy says these, a reply a turn; a byte is a token."""
     messages: list[Message] = [*problem.messages] or [{"role": "raw", "content": problem.prompt}]
     tokens, turns = b"\0", list[Turn]()
     async with env.play(problem) as episode:
-        for _ in range(TURNS):
+        for text in replies:
             messages.append({"role": "assistant", "content": text})
             spoken = text.encode("utf-8", "surrogatepass")
             turns.append(Turn(0, len(tokens), len(tokens) + len(spoken), "stop"))
@@ -184,6 +190,7 @@ async def played(env: Env, problem: Problem, text: str, member: int) -> Trajecto
             reply = await episode.reply(tuple(messages))
             if reply is None:
                 break
+            turns[-1] = replace(turns[-1], reward=reply.reward, state=reply.state)
             messages = [*messages[: reply.keep], *reply.messages]
         facts = dict(await episode.facts())
     trained = np.arange(len(tokens)) > 0

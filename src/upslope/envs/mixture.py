@@ -7,6 +7,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from itertools import zip_longest
 
+from upslope.envs.episodes import AGAIN, DemonstratesPlays, SolvesInTurns
 from upslope.types import (
     Demonstrates,
     Env,
@@ -61,6 +62,18 @@ class Mixture:
         written = [_written(label, env, split) for label, env in self.envs.items()]
         return (pair for turn in zip_longest(*written) for pair in turn if pair is not None)
 
+    def plays(self, split: Split) -> Iterator[tuple[Problem, Sequence[str]]]:
+        """All envs' plays in turns, of one reply where an env writes no longer ones."""
+        written = [_played(label, env, split) for label, env in self.envs.items()]
+        return (pair for turn in zip_longest(*written) for pair in turn if pair is not None)
+
+    def solved(self, problem: Problem) -> Sequence[str]:
+        """Its own env's solution."""
+        env = self.envs[problem.env]
+        if isinstance(env, SolvesInTurns):
+            return env.solved(_own(problem))
+        return (problem.solution,) * AGAIN
+
 
 def _own(problem: Problem) -> Problem:
     return replace(problem, id=problem.id.removeprefix(f"{problem.env}/"), env="")
@@ -71,3 +84,11 @@ def _written(label: str, env: Env, split: Split) -> Iterator[tuple[Problem, str]
         raise UserError(f"env {label} writes no demonstrations: give source.path a JSONL file")
     for problem, reply in env.demonstrations(split):
         yield replace(problem, id=f"{label}/{problem.id}", env=label), reply
+
+
+def _played(label: str, env: Env, split: Split) -> Iterator[tuple[Problem, Sequence[str]]]:
+    if not isinstance(env, DemonstratesPlays):
+        yield from ((problem, (reply,)) for problem, reply in _written(label, env, split))
+        return
+    for problem, replies in env.plays(split):
+        yield replace(problem, id=f"{label}/{problem.id}", env=label), replies

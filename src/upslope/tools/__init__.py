@@ -12,9 +12,11 @@ from typing import Any, Protocol
 
 from upslope.types import NOTHING, Message
 
+WRONG = "error: "  # what an observation begins with where there is nothing to observe
+
 
 class ToolError(Exception):
-    """A call that cannot be answered: its text is what the policy observes, and the play goes on."""
+    """A call that cannot be answered: the policy observes its text, and the play goes on."""
 
 
 @dataclass(frozen=True, slots=True)
