@@ -17,7 +17,7 @@ from upslope.rewards.retrieval import Weights
 from upslope.tools.play import Limits
 from upslope.types import Problem, Reward, Trajectory, UserError
 
-ALL = Weights(1, 1, 1, 1, 1)
+ALL, EXACT = Weights(1, 1, 1, 1, 1), Weights(1, 0, 0, 0, 0)
 
 
 def earned(env: Archive, problem: Problem, replies: Sequence[str]) -> Reward:
@@ -40,7 +40,7 @@ def volume_of(problem: Problem, people: int = 8) -> World:
 
 
 @pytest.mark.parametrize("form", ["terse", "react", "json"])
-@pytest.mark.parametrize("weights", [Weights(), ALL])
+@pytest.mark.parametrize("weights", [EXACT, Weights(), ALL])
 def test_it_passes_the_battery(form: Any, weights: Weights) -> None:
     env = Archive(hops=(1, 2, 3), form=form, weights=weights, train=60, test=20)
     proven = {p.claim: p.seen for p in check_env(env, problems=3)}
@@ -83,7 +83,7 @@ def test_questions_in_words() -> None:
 
 
 def test_a_play_in_terse_form() -> None:
-    env = Archive(train=10, test=5)
+    env = Archive(train=10, test=5, weights=EXACT)
     problem = env.problems("test")[0]
     one, passages = Asked.of(problem.id), volume_of(problem).passages()
     assert problem.prompt == f"{one.key}?\n"
@@ -118,7 +118,7 @@ def test_parts_by_hand() -> None:
 
 
 def test_what_cannot_be_read_costs() -> None:
-    env = Archive(train=10, test=5, limits=Limits(malformed=-0.25))
+    env = Archive(train=10, test=5, weights=EXACT, limits=Limits(malformed=-0.25))
     problem = env.problems("test")[0]
     right = [*env.solved(problem)]
     assert earned(env, problem, right).total == 1
@@ -130,7 +130,7 @@ def test_what_cannot_be_read_costs() -> None:
 
 
 def test_slips_stop_a_hop_early() -> None:
-    env = Archive(hops=(1, 2, 3), wrong=0.5, train=120, test=5)
+    env = Archive(hops=(1, 2, 3), wrong=0.5, weights=EXACT, train=120, test=5)
     shown = list(env.plays("train"))
     assert shown == list(env.plays("train"))
     assert [p.id for p, _ in shown] == [p.id for p in env.problems("train")]

@@ -31,7 +31,8 @@ class Archive:
 
     ``hops``: how many passages a question leads through. ``form``: "terse" lines for ladder models,
     "react" or "json" in a chat. ``results``: passages that a search lists. ``wrong``: the share of
-    demonstrations that stop a hop early and answer for whom they have reached.
+    demonstrations that stop a hop early and answer for whom they have reached; without a weight for
+    ``citations`` they cite nothing.
     """
 
     hops: tuple[int, ...] = (2,)
@@ -41,7 +42,7 @@ class Archive:
     form: Literal["terse", "react", "json"] = "terse"
     results: int = 2
     k: int = 10
-    weights: Weights = field(default_factory=lambda: Weights(1.0, 0.0, 0.0, 0.0, 0.0))
+    weights: Weights = field(default_factory=Weights)
     limits: Limits = field(default_factory=Limits)
     wrong: float = 0.0
     train: int = 4000
