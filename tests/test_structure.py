@@ -59,6 +59,9 @@ TABLE = {
     "rewards.learned": "types rewards files? ledger? models? preferences? scorers? seeds?",
     "rewards.worker": "",
     "rewards.workers": "machine rewards.worker",
+    "sandbox": "types machine sandbox",
+    "sandbox.warden": "kernel sandbox.kernel",
+    "sandbox.kernel": "",
     "tools": "types seeds tools",
     "retrieval": "types seeds envs.datasets rewards.retrieval retrieval tools numpy bm25s? "
     "filelock?",
@@ -188,6 +191,7 @@ BROAD = {
     ("components", "Exception"),  # and so may a user's file when it is imported
     ("sinks", "Exception"),  # whatever ends a sink, the run goes on
     ("rewards.worker", "Exception"),  # a grader's failure is that answer's, not the worker's
+    ("sandbox.warden", "BaseException"),  # a program that nobody has read may raise anything
     ("tools.play", "Exception"),  # a tool may raise anything, and the play goes on
     ("envs.reasoning_gym", "Exception"),  # generators are others' code, and may raise anything
     ("files", "Exception"),  # libraries hide the system's reason for a failed write in their own
