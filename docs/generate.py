@@ -7,6 +7,7 @@ components from their dataclasses, examples from the envs themselves.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import importlib
 import inspect
@@ -77,6 +78,21 @@ ROWS = {
     "test.jsonl": '{"problem": "What is $\\\\frac{1}{2} + \\\\frac{1}{4}$?", '
     '"solution": "It is $\\\\boxed{\\\\frac{3}{4}}$."}',
 }
+PASSAGES = {
+    "passages.jsonl": """\
+{"_id": "a1", "title": "Seine", "text": "The Seine rises near Dijon and runs through Paris."}
+{"_id": "a2", "title": "Paris", "text": "Paris, governed by Hidalgo, has had a mayor since 1977."}
+{"_id": "a3", "title": "Tiber", "text": "The Tiber runs through Rome."}
+{"_id": "a4", "title": "Rome", "text": "Rome has had a mayor since 1870."}""",
+    "asked.jsonl": """\
+{"question": "Since when has Rome had a mayor?", "answer": 1870, "evidence": ["a4"]}
+{"question": "Who is mayor of the city on the Seine?", "answer": "Hidalgo", \
+"evidence": ["a1", "a2"]}""",
+}
+DOUBLES = """\
+{"task_id": 1, "text": "Write a function to double a number.", \
+"code": "def double(x):\\n    return 2 * x", \
+"test_list": ["assert double(2) == 4", "assert double(-3) == -6"]}"""
 QUESTIONS = """\
 {"question": "How many nuts are there?", "answer": 3, "workbook": "stock.csv", "cells": "stock!B2"}
 {"question": "Which item is there most of?", "answer": "bolt", "workbook": "stock.csv"}
@@ -119,8 +135,16 @@ EXAMPLES = {
     "agent": Example(
         8, settings={"command": ["python", "majority.py"], "of": {"type": "arithmetic"}}
     ),
+    "archive": Example(14, "ladder:0.3m"),
     "arithmetic": Example(5, "ladder:0.6m"),
+    "code": Example(
+        64,
+        settings={"test": "doubles.jsonl", "sandbox": "limited"},
+        replies=("```python\ndef double(x):\n    return 4\n```",),
+        files={"doubles.jsonl": DOUBLES},
+    ),
     "countdown": Example(12, "ladder:0.6m", replies=("2+",)),
+    "functions": Example(9, "ladder:0.6m", replies=("1+2*x+2", "2**x")),
     "honeypot": Example(6, "ladder:0.6m", replies=("ok",)),
     "logic": Example(8, "ladder:0.6m"),
     "math": Example(
@@ -138,6 +162,11 @@ EXAMPLES = {
     "prices": Example(4),
     "reasoning_gym": Example(64, settings={"name": "chain_sum"}),
     "spreadsheet": Example(16, "ladder:0.6m", replies=("=?",)),
+    "retrieval": Example(
+        256,
+        settings={"corpus": "passages.jsonl", "questions": "asked.jsonl", "index": "."},
+        files=PASSAGES,
+    ),
     "tampering": Example(8, "ladder:0.6m"),
     "workbooks": Example(
         128,
@@ -317,7 +346,7 @@ def _examples(cls: type[Any], shown_by: Example) -> Iterator[str]:
     for file, row in shown_by.files.items():
         yield f"`{file}`:\n\n```json {file}\n{row}\n```"
     forms = next((typing.get_args(h) for g, h in _hinted(cls) if g.name == "form"), ("",))
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
         for name, row in shown_by.files.items():
             (Path(folder) / name).write_text(row + "\n", encoding="utf-8")
         given = {
@@ -367,9 +396,12 @@ def _seen(play: Trajectory) -> str:
 def _row(text: str, reward: Reward, problem: Problem) -> str:
     kind = " (gold)" if text and text == problem.solution else ""
     kind = " (a slip of the demonstrations)" if text == problem.info.get("slip") else kind
-    parts = ", ".join(f"`{k}` {v:g}" for k, v in reward.parts.items())
     cell = json.dumps(text, ensure_ascii=False).replace("|", "\\|") if text else '""'
-    return f"| `{cell}`{kind} | {reward.total:g} | {parts} |"
+    return f"| `{cell}`{kind} | {reward.total:g} | {_parts(reward)} |"
+
+
+def _parts(reward: Reward) -> str:
+    return ", ".join(f"`{k}` {v:g}" for k, v in reward.parts.items())
 
 
 def _first(where: str) -> str:

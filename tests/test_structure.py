@@ -69,6 +69,8 @@ TABLE = {
     "tables": "types tables tools openpyxl?",
     "tables.made tables.tiny": "seeds tables tools",
     "tables.scoring": "types rewards tables",
+    "retrieval": "types seeds envs.datasets rewards.retrieval retrieval tools numpy bm25s? "
+    "filelock?",
     "envs": "types seeds rewards sandbox tools envs.episodes envs.slips",
     "envs.code": "types seeds rewards sandbox envs.episodes envs.datasets",
     "envs.agent": "types envs envs.programs envs.places serve",
@@ -80,6 +82,7 @@ TABLE = {
     "envs.datasets": "types snapshots? pyarrow?",
     "envs.spreadsheet": "types seeds rewards tables tools",
     "envs.workbooks": "types seeds rewards tables tools envs.datasets",
+    "envs.archive envs.retrieval": "types seeds rewards retrieval tools",
     "envs.honeypot": "types seeds rewards envs.arithmetic envs.episodes",
     "envs.mathematics": "types seeds rewards envs.episodes envs.datasets",
     "envs.reasoning_gym": "types seeds rewards envs.episodes reasoning_gym?",

@@ -2,6 +2,7 @@
 
 ENVS = {
     "agent": "upslope.envs.agent:Agent",
+    "archive": "upslope.envs.archive:Archive",
     "arithmetic": "upslope.envs.arithmetic:Arithmetic",
     "code": "upslope.envs.code:Code",
     "countdown": "upslope.envs.countdown:Countdown",
@@ -14,6 +15,7 @@ ENVS = {
     "prices": "upslope.envs.prices:Prices",
     "reasoning_gym": "upslope.envs.reasoning_gym:ReasoningGym",
     "spreadsheet": "upslope.envs.spreadsheet:Spreadsheet",
+    "retrieval": "upslope.envs.retrieval:Retrieval",
     "tampering": "upslope.envs.honeypot:Tampering",
     "workbooks": "upslope.envs.workbooks:Workbooks",
     "working": "upslope.envs.working:Working",
