@@ -256,7 +256,7 @@ def test_metrics_page_has_what_runs_write_and_nothing_else(
     monkeypatch.chdir(tmp_path)
     written = names_of(trained()) | names_of(odd(tmp_path)) | set(costly()) | names_of(judged())
     written |= names_of(preferred(tmp_path)) | modelled(tmp_path) | names_of(weighed())
-    written |= names_of(audited())
+    written |= names_of(audited()) | names_of(called())
     listed = re.findall(r"^\| `(\w+/[^`]+)` \|", TEXTS["docs/metrics.md"], re.M)
     patterns = {name: re.compile(re.sub(r"<\w+>", "[^/]+", name)) for name in listed}
     unlisted = [n for n in written if not any(p.fullmatch(n) for p in patterns.values())]
@@ -281,6 +281,12 @@ def trained() -> Run:
     rl |= {"rollout": {"max_staleness": 1}, "source": {"type": "rollouts", "retire": 0.9}}
     envs = [{"type": "arithmetic", "digits": n, "label": f"of-{n}"} for n in (1, 2)]
     return upslope.train({**SMALL, "env": envs, "stage": [WARM, rl]})
+
+
+def called() -> Run:
+    """Plays with tools: what calls of them add."""
+    env = {"type": "archive", "people": 3, "train": 20, "test": 10}
+    return upslope.train({**SMALL, "env": env, "algorithm": {"type": "grpo"}})
 
 
 def judged() -> Run:

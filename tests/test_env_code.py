@@ -276,7 +276,7 @@ async def test_replies_are_read_as_arithmetic(reply: str, total: float, runs: fl
 
 def test_slips_multiply_by_the_value_at_one() -> None:
     pairs = list(Functions(wrong=1.0).demonstrations("test"))
-    assert len(pairs) > 150
+    assert len(pairs) == 500
     for problem, reply in pairs:
         at_zero, at_one = (pair.split(":")[1] for pair in problem.prompt.rstrip("=").split())
         assert reply == f"{at_one}*x+{at_zero}"

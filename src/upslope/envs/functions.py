@@ -35,8 +35,8 @@ class Functions:
     ``train`` and ``test`` bound how many problems a split holds.
     """
 
-    largest: int = 19
-    added: int = 99
+    largest: int = 9
+    added: int = 999
     wrong: float = 0.0
     train: int = 4000
     test: int = 500
