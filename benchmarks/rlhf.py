@@ -34,7 +34,7 @@ from upslope.models.logprobs import prepare, token_logprobs
 from upslope.models.policy import Policy
 from upslope.models.reward_folder import load_reward_model
 from upslope.names import env_of
-from upslope.preferences.learned import dialogue
+from upslope.preferences.pair import dialogue
 from upslope.preferences.training import scores_of
 from upslope.runs import Run
 from upslope.scaling.overoptimised import best_of_n, kl_best_of_n

@@ -34,7 +34,7 @@ from upslope.components import (
     table_of,
     tables_of,
 )
-from upslope.dialogues import performed
+from upslope.dialogues import performed, replies_of
 from upslope.engines import ENGINES
 from upslope.envs import ENVS
 from upslope.envs.episodes import SolvesInTurns
@@ -89,24 +89,62 @@ PASSAGES = {
 {"question": "Who is mayor of the city on the Seine?", "answer": "Hidalgo", \
 "evidence": ["a1", "a2"]}""",
 }
+DOUBLES = """\
+{"task_id": 1, "text": "Write a function to double a number.", \
+"code": "def double(x):\\n    return 2 * x", \
+"test_list": ["assert double(2) == 4", "assert double(-3) == -6"]}"""
+QUESTIONS = """\
+{"question": "How many nuts are there?", "answer": 3, "workbook": "stock.csv", "cells": "stock!B2"}
+{"question": "Which item is there most of?", "answer": "bolt", "workbook": "stock.csv"}
+{"question": "How many bolts are left?", "answer": null, "workbook": "stock.csv"}"""
+
+
+SESSION = """A play of a server whose game is to guess a number, with
+`action = {guess = "{reply}"}`:
+
+| who | says |
+|---|---|
+| the server, after the reset | `{"observation": {"text": "a number up to 9"}, "done": false}` |
+| the prompt | a number up to 9 |
+| the policy | 4 |
+| the step's action | `{"guess": 4}` |
+| the server | `{"observation": {"text": "higher"}, "reward": -0.1, "done": false}` |
+| the next prompt goes on with | higher |
+| the policy | 6 |
+| the server | `{"observation": {"text": "yes"}, "reward": 1.0, "done": true}` |
+
+The total is 0.9. A reply that is no action is told the server's error and may be mended in the next
+turn; a server that fails, hangs or leaves gives an invalid reward with its reason."""
 
 
 @dataclass(frozen=True)
 class Example:
     """How an env's page shows it. ``settings`` beside the defaults; ``replies`` beside the gold one
-    and an empty one; ``files``: what these settings name, and their content."""
+    and an empty one; ``files``: what these settings name, and their content; ``told``: an example
+    in words, where the env's problems are elsewhere."""
 
     tokens: int
     model: str = "smollm2-135m-instruct"
-    settings: Mapping[str, str] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
     replies: Sequence[str] = ()
     files: Mapping[str, str] = field(default_factory=dict)
+    told: str = ""
 
 
 EXAMPLES = {
+    "agent": Example(
+        8, settings={"command": ["python", "majority.py"], "of": {"type": "arithmetic"}}
+    ),
     "archive": Example(14, "ladder:0.3m"),
     "arithmetic": Example(5, "ladder:0.6m"),
+    "code": Example(
+        64,
+        settings={"test": "doubles.jsonl", "sandbox": "limited"},
+        replies=("```python\ndef double(x):\n    return 4\n```",),
+        files={"doubles.jsonl": DOUBLES},
+    ),
     "countdown": Example(12, "ladder:0.6m", replies=("2+",)),
+    "functions": Example(9, "ladder:0.6m", replies=("1+2*x+2", "2**x")),
     "honeypot": Example(6, "ladder:0.6m", replies=("ok",)),
     "logic": Example(8, "ladder:0.6m"),
     "math": Example(
@@ -120,14 +158,21 @@ EXAMPLES = {
         "ladder:0.6m",
         replies=("a boat and the gull.", "wave gull sand tide boat!!!!!!", "lion puma ape!!"),
     ),
+    "openenv": Example(16, settings={"url": "http://127.0.0.1:8000"}, told=SESSION),
     "prices": Example(4),
     "reasoning_gym": Example(64, settings={"name": "chain_sum"}),
+    "spreadsheet": Example(16, "ladder:0.6m", replies=("=?",)),
     "retrieval": Example(
         256,
         settings={"corpus": "passages.jsonl", "questions": "asked.jsonl", "index": "."},
         files=PASSAGES,
     ),
     "tampering": Example(8, "ladder:0.6m"),
+    "workbooks": Example(
+        128,
+        settings={"path": "questions.jsonl"},
+        files={"questions.jsonl": QUESTIONS, "stock.csv": "item,quantity\nnut,3\nbolt,12"},
+    ),
     "working": Example(40, "ladder:0.6m"),
 }
 # What an algorithm's page sets in its table beside the type.
@@ -190,11 +235,11 @@ def algorithm(name: str) -> str:
 def env(name: str) -> str:
     """An env's page, with a problem of its own and what replies to it earn."""
     cls, shown_by = find(ENVS, name, "env"), EXAMPLES[name]
-    lines = [f'type = "{name}"', *(f'{k} = "{v}"' for k, v in shown_by.settings.items())]
+    lines = [f'type = "{name}"', *(f"{k} = {_toml(v)}" for k, v in shown_by.settings.items())]
     warm = LADDER if shown_by.model.startswith("ladder") else PLAIN
     recipe = f'model = "{shown_by.model}"\n\n[env]\n' + "\n".join(lines)
     recipe += f"\n\n[rollout]\nmax_tokens = {shown_by.tokens}\n\n{warm}"
-    asked = "\n\n".join(_examples(cls, shown_by))
+    asked = shown_by.told or "\n\n".join(_examples(cls, shown_by))
     return _page(name, ENVS[name], cls, f"\n## A problem\n\n{asked}\n", recipe, "")
 
 
@@ -267,6 +312,13 @@ def _fields(cls: type[Any], prefix: str = "") -> Iterator[tuple[str, str, str]]:
         yield prefix + given.name, expected(hint), default
 
 
+def _toml(value: Any) -> str:
+    """A setting's value in a recipe."""
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key} = {_toml(one)}" for key, one in value.items()) + "}"
+    return json.dumps(value)
+
+
 def _inside(kinds: Mapping[str, str], made: Any) -> str:
     """A component as its table: its type, and what differs from that type's own defaults."""
     plain = table_of(type(made)())
@@ -296,43 +348,16 @@ def _examples(cls: type[Any], shown_by: Example) -> Iterator[str]:
     forms = next((typing.get_args(h) for g, h in _hinted(cls) if g.name == "form"), ("",))
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
         for name, row in shown_by.files.items():
-            Path(name).write_text(row + "\n", encoding="utf-8")
-        sized = "test" in {g.name for g, _ in _hinted(cls)} - {*shown_by.settings}
+            (Path(folder) / name).write_text(row + "\n", encoding="utf-8")
+        given = {
+            key: str(Path(folder) / value) if str(value) in shown_by.files else value
+            for key, value in shown_by.settings.items()
+        }
         for form in forms:
-            given = {**shown_by.settings, **({"test": 2} if sized else {})}
-            made: Env = build(cls, {**given, **({"form": form} if form else {})}, "env")
-            problem = made.problems("test")[0]
-            if isinstance(made, SolvesInTurns):
-                yield _dialogue(made, problem, form)
-            else:
-                yield _example(made, problem, form, shown_by)
-
-
-def _dialogue(made: Env, problem: Problem, form: str) -> str:
-    """A whole play that earns the most, and what it earns."""
-    assert isinstance(made, SolvesInTurns)
-    replies = [made.solved(problem), ("",)]
-    done = [asyncio.run(performed(made, problem, one)) for one in replies]
-    plays = [
-        Trajectory(problem, 0, n, (), (), one.messages, facts=one.facts)
-        for n, one in enumerate(done)
-    ]
-    rewards = asyncio.run(made.rewards(problem, plays))  # type: ignore[arg-type]
-    said = "\n\n".join(_said(message) for message in done[0].messages)
-    head = f'With `form = "{form}"`, a play that earns the most, and one that says nothing:'
-    names = zip(("this one", "an empty reply"), rewards, strict=True)
-    rows = "\n".join(f"| {name} | {r.total:g} | {_parts(r)} |" for name, r in names)
-    return f"{head}\n\n```text\n{said}\n```\n\n| play | reward | parts |\n|---|---|---|\n{rows}"
-
-
-def _said(message: Mapping[str, Any]) -> str:
-    """A message after who said it; what is observed comes as the user's."""
-    role = "prompt" if message["role"] == "raw" else message["role"]
-    return f"[{role}]\n{str(message['content']).rstrip()}"
-
-
-def _parts(reward: Reward) -> str:
-    return ", ".join(f"`{k}` {v:g}" for k, v in reward.parts.items())
+            known = {setting.name for setting, _ in _hinted(cls)} - given.keys()
+            few = {"test": 2} if "test" in known else {}
+            made: Env = build(cls, {**given, **few, **({"form": form} if form else {})}, "env")
+            yield _example(made, made.problems("test")[0], form, shown_by)
 
 
 def _example(made: Env, problem: Problem, form: str, shown_by: Example) -> str:
@@ -340,17 +365,32 @@ def _example(made: Env, problem: Problem, form: str, shown_by: Example) -> str:
     solution = [problem.solution] if problem.solution else []
     replies = [*solution, *([str(slip)] if slip else []), *shown_by.replies, ""]
     asked = problem.prompt or "\n".join(str(m["content"]) for m in problem.messages)
-    messages = [*problem.messages] or [{"role": "raw", "content": problem.prompt}]
-    plays = [
-        Trajectory(problem, 0, i, (), (), (*messages, {"role": "assistant", "content": reply}))
-        for i, reply in enumerate(dict.fromkeys(replies))
-    ]
+    plays = [_played(made, problem, reply) for reply in dict.fromkeys(replies)]
     rewards = asyncio.run(made.rewards(problem, plays))  # type: ignore[arg-type]
     head = f'With `form = "{form}"`:\n\n' if form else ""
     stops = " or ".join(f"`{json.dumps(stop)}`" for stop in problem.stop)
     ends = f"A reply ends at {stops}.\n\n" if stops else ""
     rows = "\n".join(_row(t.text, r, problem) for t, r in zip(plays, rewards, strict=True))
-    return f"{head}```text\n{asked}\n```\n\n{ends}| reply | reward | parts |\n|---|---|---|\n{rows}"
+    seen = _seen(plays[0]) if isinstance(made, SolvesInTurns) else ""
+    table = f"| reply | reward | parts |\n|---|---|---|\n{rows}"
+    return f"{head}```text\n{asked}\n```\n\n{ends}{seen}{table}"
+
+
+def _played(made: Env, problem: Problem, reply: str) -> Trajectory:
+    """A play that is answered so; the gold one with the calls that lead there."""
+    gold = reply == problem.solution and isinstance(made, SolvesInTurns)
+    done = asyncio.run(performed(made, problem, replies_of(made, problem) if gold else (reply,)))
+    return Trajectory(problem, 0, 0, (), (), done.messages, facts=done.facts)
+
+
+def _seen(play: Trajectory) -> str:
+    """What is said and observed after the prompt, observations behind a bar."""
+    lines = []
+    for message in play.messages[len(play.problem.messages) or 1 :]:
+        bar = "" if message["role"] == "assistant" else "| "
+        lines += [f"{bar}{line}" for line in str(message["content"]).strip("\n").split("\n")]
+    text = "\n".join(lines)
+    return f"A play; what was observed has a bar before it:\n\n```text\n{text}\n```\n\n"
 
 
 def _row(text: str, reward: Reward, problem: Problem) -> str:
@@ -358,6 +398,10 @@ def _row(text: str, reward: Reward, problem: Problem) -> str:
     kind = " (a slip of the demonstrations)" if text == problem.info.get("slip") else kind
     cell = json.dumps(text, ensure_ascii=False).replace("|", "\\|") if text else '""'
     return f"| `{cell}`{kind} | {reward.total:g} | {_parts(reward)} |"
+
+
+def _parts(reward: Reward) -> str:
+    return ", ".join(f"`{k}` {v:g}" for k, v in reward.parts.items())
 
 
 def _first(where: str) -> str:

@@ -28,10 +28,24 @@ def test_every_env_passes(name, tmp_path):
     settings = {**SMALL, "name": "chain_sum"} if name == "reasoning_gym" else SMALL
     if name == "math":
         settings = {"path": str(quotients(tmp_path / "quotients.jsonl"))}
+    if name == "workbooks":
+        settings = {"path": str(items(tmp_path / "items.jsonl"))}
     env = build(find(ENVS, name, "env"), settings, "env")
     proven = {proof.claim: proof.seen for proof in check_env(env, problems=2)}
     assert proven["solutions earn the most, empty replies do not"] == "6 of 6 problems have one"
     assert proven["rewards survive garbage"] == f"{len(GARBAGE)} kinds"
+
+
+def items(path):
+    """Questions over a table, enough for every split."""
+    lines = [f"item{n},{n * 7}" for n in range(60)]
+    path.with_name("items.csv").write_text("\n".join(["item,amount", *lines]))
+    rows = [
+        {"question": f"What is the amount of item{n}?", "answer": n * 7, "workbook": "items.csv"}
+        for n in range(60)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
 
 
 def quotients(path):

@@ -121,12 +121,22 @@ def test_the_example_of_each_part_trains(part: str, examples: Path) -> None:
     assert run.metrics()[-1]["groups/used"] == 2
 
 
+def test_the_agent_of_the_page_trains(examples: Path) -> None:
+    pytest.importorskip("openai")
+    run = upslope.train("majority.toml", shrunk("majority.toml"))
+    rows = [row for row in run.trajectories() if row["stage"] == "rl"]
+    played = [row for row in rows if row["step"] == 2]
+    assert played
+    assert all(row["valid"] and 3 <= row["tokens"] <= 9 for row in played)
+
+
 def test_toml_blocks_are_recipes_or_parts_of_one(examples: Path) -> None:
     for page, kind, _, code in BLOCKS:
         if kind == "toml":
             given = tomllib.loads(code)
             if "out" in given:
-                assert read_recipe(examples / "judge.toml").out == given["out"]
+                (name,) = (n for n, text in FILES.items() if text == code)
+                assert read_recipe(examples / name).out == given["out"]
                 continue
             if "arms" in given:
                 study = Study.read(examples / "study.toml")
@@ -186,6 +196,21 @@ def test_the_quickstart_word_for_word(examples: Path, monkeypatch: pytest.Monkey
             assert said.output
     runs = {path.parent.name for path in examples.glob("runs/*/result.json")}
     assert runs == {"first", "rloo"}
+
+
+def test_the_page_on_preferences_word_for_word(examples: Path) -> None:
+    """Its commands, in their order, as they stand; Ann answers three questions and goes."""
+    said = {}
+    for page, words in COMMANDS:
+        if page == "docs/preferences.md":
+            seen = CliRunner().invoke(app, [*words], input="1\n2 # shorter\n=\nq\n")
+            assert seen.exception is None, (words, seen.exception)
+            said[words[1]] = seen.output
+    assert "Ann: 3 answered, 0 skipped, 37 left" in said["label"]
+    assert "agreement on comparisons: alpha 0." in said["show"]
+    assert "Ann, " in said["show"]
+    for name in ("trl.jsonl.gz", "voted.parquet", "everything.jsonl"):
+        assert (examples / name).stat().st_size > 100
 
 
 def test_every_command_is_shown_and_every_command_named_exists() -> None:

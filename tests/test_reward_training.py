@@ -22,9 +22,11 @@ from upslope.ledger import Ledger
 from upslope.models.load import load
 from upslope.models.reward_folder import load_reward_model
 from upslope.models.reward_model import RewardModel, reward_model_of
-from upslope.preferences.gathered import columns_of, from_env, from_file, pairs_of
-from upslope.preferences.learned import Compared, Pair, PairLoss, Rated, Stepped
+from upslope.preferences.gathered import columns_of, from_env, from_file
+from upslope.preferences.learned import Compared, PairLoss, Rated, Stepped
 from upslope.preferences.made import of_pairs, raw_of, train_recipe
+from upslope.preferences.moved import pairs_of
+from upslope.preferences.pair import Pair, dialogue
 from upslope.preferences.process import row_of, solutions_of, stepped, worth_of
 from upslope.preferences.recipe import Pairs, dump, read_recipe
 from upslope.preferences.training import Fit, Training, tempered, train
@@ -139,7 +141,6 @@ def test_heads_learn_each_its_own() -> None:
 
 def _rows(model: RewardModel, *texts: str) -> tuple[torch.Tensor, torch.Tensor]:
     from upslope.models.reward_model import padded
-    from upslope.preferences.learned import dialogue
 
     asked = Problem("x", prompt="3:")
     return padded([model.encode(dialogue(asked, text)) for text in texts])

@@ -21,6 +21,7 @@ from test_resume import same, silent
 from upslope.launch import train_recipe
 from upslope.models.load import adapted, load
 from upslope.preferences import gathered
+from upslope.preferences.annotators import Annotator
 from upslope.preferences.gathered import part_of, shuffled
 from upslope.recipe import read
 from upslope.recite import spoken
@@ -170,8 +171,9 @@ def test_labels_turned_around_are_found_by_what_judges(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A fault that all labels have but the test's: what is said of the model is against the env."""
-    real = gathered.flipped
-    monkeypatch.setattr(gathered, "flipped", lambda pairs, share, seed: real(pairs, 1.0, seed))
+    real = gathered.labelled
+    always = Annotator(flips=1.0)
+    monkeypatch.setattr(gathered, "labelled", lambda pairs, by: real(pairs, always))
     told = Told()
     begun(FAST, tmp_path, host(told))
     assert told.lines[1].startswith("  reward: model-0 is right on 0.0%")

@@ -55,18 +55,33 @@ TABLE = {
     "engines.scripted": "types numpy transformers?",
     "engines.wire": "types",
     "engines": "types engines machine models torch transformers jaxtyping numpy",
-    "rewards": "types rewards files grading seeds chat? models? math_verify? numpy torch?",
-    "rewards.learned": "types rewards files? ledger? models? preferences? scorers? seeds?",
+    "rewards": "types rewards sandbox files grading seeds chat? models? math_verify? numpy torch?",
+    "rewards.learned": "types rewards preferences.pair preferences.annotators? "
+    "preferences.gathered? preferences.learned? preferences.made? preferences.moved? "
+    "preferences.picture? preferences.recipe? preferences.training? files? ledger? models? "
+    "scorers? seeds?",
     "rewards.worker": "",
     "rewards.workers": "machine rewards.worker",
     "sandbox": "types machine sandbox",
     "sandbox.warden": "kernel sandbox.kernel",
     "sandbox.kernel": "",
     "tools": "types seeds tools",
+    "tables": "types tables tools openpyxl?",
+    "tables.made tables.tiny": "seeds tables tools",
+    "tables.scoring": "types rewards tables",
     "retrieval": "types seeds envs.datasets rewards.retrieval retrieval tools numpy bm25s? "
     "filelock?",
     "envs": "types seeds rewards sandbox tools envs.episodes envs.slips",
+    "envs.code": "types seeds rewards sandbox envs.episodes envs.datasets",
+    "envs.agent": "types envs envs.programs envs.places serve",
+    "envs.places": "",
+    "envs.openenv": "types seeds envs.places websockets?",
+    "envs.programs": "types envs.warm",
+    "envs.warm": "types",
+    "envs.zygote": "",
     "envs.datasets": "types snapshots? pyarrow?",
+    "envs.spreadsheet": "types seeds rewards tables tools",
+    "envs.workbooks": "types seeds rewards tables tools envs.datasets",
     "envs.archive envs.retrieval": "types seeds rewards retrieval tools",
     "envs.honeypot": "types seeds rewards envs.arithmetic envs.episodes",
     "envs.mathematics": "types seeds rewards envs.episodes envs.datasets",
@@ -102,16 +117,20 @@ TABLE = {
     "audit.commands": "audit? typer",
     "rewarding": "types audit.auditor audit.settings files grading ledger rewards rollout",
     "segments": "types numpy",
-    "rollout": "types chat envs.episodes grading rewards seeds segments settings",
+    "rollout": "types chat envs.episodes grading rewards seeds segments serve.recording settings",
+    "serve": "types chat seeds segments serve pydantic h11",
+    "serve.command": "types chat engines.local models serve trial",
     "curriculum": "types seeds numpy",
     "fields": "types numpy",
-    "demonstrations": "types envs.datasets fields files trajectories numpy",
+    "traces": "types serve.called",
+    "demonstrations": "types traces envs.datasets fields files preferences.pair preferences.moved? "
+    "trajectories numpy",
     "dialogues": "types demonstrations envs.episodes",
     "recite": "types chat demonstrations dialogues segments numpy",
     "underway": "types",
     "sources": "types chat curriculum demonstrations recite rewards rollout underway",
     "mixed": "types sources",
-    "provenance": "curriculum types components settings",
+    "provenance": "curriculum types components preferences.pair settings",
     "origins": "types chat curriculum demonstrations mixed provenance recite rollout sources "
     "stages",
     "estimates overlap": "types numpy",
@@ -163,8 +182,22 @@ TABLE = {
     "preferences.calibration": "types estimates numpy",
     "preferences.recipe": "types overrides preferences sentences settings pydantic tomli_w",
     "preferences.transcripts": "types",
-    "preferences.gathered": "types chat engines.local envs.datasets fields grading models "
-    "preferences rollout scorers seeds",
+    "preferences.gathered": "types chat engines.local grading models preferences rollout scorers "
+    "seeds",
+    "preferences.asked preferences.tables": "types",
+    "preferences.pair preferences.database preferences.simulated preferences.look "
+    "preferences.terminal": "types preferences",
+    "preferences.store": "types preferences seeds",
+    "preferences.agreement": "estimates seeds numpy",
+    "preferences.answered": "preferences numpy",
+    "preferences.annotators": "types seeds",
+    "preferences.formats": "types envs.datasets fields preferences",
+    "preferences.moved": "types envs.datasets files preferences pyarrow?",
+    "preferences.acquisition": "preferences seeds numpy",
+    "preferences.candidates": "types chat engines.local envs.datasets models names overrides "
+    "preferences rollout scorers seeds settings",
+    "preferences.proposing": "types models preferences seeds numpy",
+    "preferences.commands": "preferences? typer",
     "preferences.process": "types chat envs.datasets fields grading models preferences rollout "
     "seeds numpy",
     "preferences.picture": "curve estimates preferences",
@@ -185,12 +218,18 @@ ATTRIBUTES = {
     ("models.load", "config.get_text_config()"),
     ("models.load", "config"),
     ("session", "torch"),
+    ("sandbox.programs.judge", "builtins"),  # an exception by the name that a program gives it
+    ("sandbox.programs.tested", "on"),  # what a test asks of a program's object
+    ("sandbox.programs.wire", "builtins"),
 }
 BROAD = {
     ("grading", "Exception"),  # a user's grader may raise anything
+    ("preferences.database", "BaseException"),  # rolls back whatever came between, and re-raises
     ("components", "Exception"),  # and so may a user's file when it is imported
     ("sinks", "Exception"),  # whatever ends a sink, the run goes on
     ("rewards.worker", "Exception"),  # a grader's failure is that answer's, not the worker's
+    ("sandbox.programs.tested", "BaseException"),
+    ("sandbox.programs.judge", "Exception"),  # tests are others' code, and may raise anything
     ("sandbox.warden", "BaseException"),  # a program that nobody has read may raise anything
     ("tools.play", "Exception"),  # a tool may raise anything, and the play goes on
     ("envs.reasoning_gym", "Exception"),  # generators are others' code, and may raise anything
@@ -365,13 +404,14 @@ def test_nothing_is_caught_broadly_but_where_a_reason_is_given() -> None:
 
 
 def test_no_function_takes_keywords_it_does_not_name() -> None:
-    """But transformers' own signature of an attention function, which gets every keyword."""
+    """But transformers' own signature of an attention function, which gets every keyword, and a
+    stand-in for any function."""
     taking = [
         name
         for name, node in NODES
         if isinstance(node, (*FUNCTIONS, ast.Lambda)) and node.args.kwarg
     ]
-    assert set(taking) == {"models.attention"}
+    assert set(taking) == {"models.attention", "sandbox.programs.judge"}
 
 
 def test_every_zip_says_whether_it_is_strict() -> None:

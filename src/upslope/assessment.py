@@ -120,7 +120,10 @@ def of_envs(both: Both) -> Metrics:
     """Accuracy in each of several envs; nothing where there is one."""
     metrics: Metrics = {}
     for name, temperature in (("sampled", 1.0), ("greedy", 0.0)):
-        played = [g for g in both.groups if g.trajectories[0].turns[0].temperature == temperature]
+        # A play in which nobody asked the policy has no turn, and says nothing of an env.
+        first = [next((t.turns[0] for t in g.trajectories if t.turns), None) for g in both.groups]
+        pairs = zip(both.groups, first, strict=True)
+        played = [g for g, turn in pairs if turn and turn.temperature == temperature]
         for env, groups in by_env(played).items():
             for key, value in estimate(summary(groups, temperature)).model_dump().items():
                 metrics[f"evaluation/env/{env}/{name}/{key}"] = float(value)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from upslope.types import Message, Problem, UserError
 
+Offered = Mapping[str, Any]
 MARK = "reply"  # stands for a reply, to see what a template writes after it
 
 
@@ -25,25 +26,35 @@ class Chat:
             return problem.messages
         return ({"role": "raw", "content": problem.prompt},)
 
-    def encode(self, messages: Sequence[Message]) -> list[int]:
+    @property
+    def knows_tools(self) -> bool:
+        """Whether the template says which tools are offered."""
+        return "tools" in str(self.tokenizer.chat_template or "")
+
+    def encode(self, messages: Sequence[Message], tools: Sequence[Offered] = ()) -> list[int]:
         """Tokens of a prompt's ``text``."""
         # A template writes the special tokens itself; the tokenizer must not add them again.
-        return self._tokens(self.text(messages), special=messages[0]["role"] == "raw")
+        return self._tokens(self.text(messages, tools), special=messages[0]["role"] == "raw")
 
-    def text(self, messages: Sequence[Message]) -> str:
-        """A prompt as text: raw as it is, or the template's rendering up to the reply."""
+    def text(self, messages: Sequence[Message], tools: Sequence[Offered] = ()) -> str:
+        """A prompt as text: raw as it is, or the template's rendering up to the reply.
+
+        ``tools``: in OpenAI's form, for a template that knows of them.
+        """
         if messages[0]["role"] == "raw":
             return "".join(str(m["content"]) for m in messages)
-        return self._render(messages)
+        return self._render(messages, tools)
 
-    def extend(self, tokens: Sequence[int], messages: Sequence[Message]) -> list[int] | None:
+    def extend(
+        self, tokens: Sequence[int], messages: Sequence[Message], tools: Sequence[Offered] = ()
+    ) -> list[int] | None:
         """``tokens`` and what ``messages`` adds; None where the template rewrote the past."""
         if messages[0]["role"] == "raw":
             said = max(i for i, m in enumerate(messages) if m["role"] == "assistant")
             added = "".join(str(m["content"]) for m in messages[said + 1 :])
             return [*tokens, *self._tokens(added, special=False)]
         before: str = self.tokenizer.decode(tokens, skip_special_tokens=False)
-        after = self._render(messages)
+        after = self._render(messages, tools)
         if not after.startswith(before):
             return None
         return [*tokens, *self._tokens(after[len(before) :], special=False)]
@@ -79,14 +90,15 @@ class Chat:
         out: list[int] = self.tokenizer.encode(text, add_special_tokens=special)
         return out
 
-    def _render(self, messages: Sequence[Message]) -> str:
+    def _render(self, messages: Sequence[Message], tools: Sequence[Offered]) -> str:
         if not self.tokenizer.chat_template:
             raise UserError(
                 "this model's tokenizer has no chat template: "
                 "choose an env with raw prompts, or an instruct model"
             )
         conversation: list[dict[str, Any]] = [dict(m) for m in messages]
+        offered: list[Any] | None = [dict(tool) for tool in tools] or None
         rendered: str = self.tokenizer.apply_chat_template(
-            conversation, add_generation_prompt=True, tokenize=False
+            conversation, offered, add_generation_prompt=True, tokenize=False
         )
         return rendered

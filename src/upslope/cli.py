@@ -11,6 +11,7 @@ import typer
 from upslope import __version__
 from upslope.audit.commands import app as audit
 from upslope.machine import prepare_memory
+from upslope.preferences.commands import app as preferences
 from upslope.reward_models import app as reward_models
 from upslope.slope import app as slope
 from upslope.slope import to_stderr
@@ -26,6 +27,7 @@ app = typer.Typer(
 app.add_typer(slope)
 app.add_typer(reward_models)
 app.add_typer(audit, name="audit")
+app.add_typer(preferences, name="preferences")
 Recipe = Annotated[str, typer.Argument(help="A recipe: a TOML file.")]
 Overrides = Annotated[
     list[str] | None, typer.Argument(help="Settings to change: rollout.group=8 seed=1")
@@ -183,6 +185,21 @@ def chat(
     from upslope.trial import talk
 
     talk(model, raw, max_tokens, temperature)
+
+
+@app.command()
+def serve(
+    model: Model,
+    host: Annotated[str, typer.Option(help="The address to listen at.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Its port; 0 is any.")] = 8000,
+    name: Annotated[str, typer.Option(help="What requests call the model.")] = "",
+    key: Annotated[str, typer.Option(help="The environment's variable with the API key.")] = "",
+    max_tokens: Annotated[int, typer.Option(min=1, help="Tokens of a reply, by default.")] = 512,
+) -> None:
+    """Serve a model or a run to OpenAI's clients, until Ctrl-C."""
+    from upslope.serve.command import Place, serve_model
+
+    serve_model(model, Place(host, port, name, key, max_tokens), print)
 
 
 @app.command()

@@ -15,9 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from upslope import fields
+from upslope import fields, traces
 from upslope.envs.datasets import Row, read_rows
 from upslope.files import explained, replace_file
+from upslope.preferences.pair import ALL, Selection, is_store
 from upslope.trajectories import TrajectoryFiles
 from upslope.types import NOTHING, Group, Message, Problem, Segment, Turn, UserError, graded
 
@@ -48,12 +49,17 @@ class Demonstration:
         return bool(unknown) and not any(unknown)
 
 
-def read_demonstrations(path: Path, known: Mapping[str, Problem] = NOTHING) -> list[Demonstration]:
-    """All plays of a JSONL or Parquet file, or of a run's folder.
+def read_demonstrations(
+    path: Path, known: Mapping[str, Problem] = NOTHING, which: Selection = ALL
+) -> list[Demonstration]:
+    """All plays of a JSONL or Parquet file, of a run's folder, or of the pairs of a store.
 
-    ``known``: problems by id; of a run's plays those count whose problem is among them.
+    ``known``: problems by id; of a run's plays those count whose problem is among them. ``which``:
+    what counts of a store.
     """
     try:
+        if is_store(path) or which != ALL:
+            return _of_store(path, which)
         if (path / "trajectories").is_dir():
             return _of_run(path, known)
         shown, numbers, asked = list[Demonstration](), list[int](), dict[str, Problem]()
@@ -96,7 +102,10 @@ def sets(shown: Sequence[Demonstration]) -> list[list[Demonstration]]:
 def _plays(given: Row, number: int) -> Iterator[Demonstration]:
     # A column of a Parquet file has a null where a row leaves it out.
     row = {name: value for name, value in given.fields.items() if value is not None}
-    if row.keys() & {"chosen", "rejected"}:
+    if traces.is_trace(row):
+        for one in traces.rows_of(row, given.where):
+            yield _single(one, given.where)
+    elif row.keys() & {"chosen", "rejected"}:
         yield from _pair(row, given.where, number)
     else:
         yield _single(row, given.where)
@@ -181,6 +190,20 @@ def _question(problem: Problem) -> str:
     """All that the policy is asked, as a key."""
     asked = [problem.prompt, [dict(m) for m in problem.messages], problem.stop]
     return json.dumps(asked, sort_keys=True, default=str)
+
+
+def _of_store(path: Path, which: Selection) -> list[Demonstration]:
+    """Both sides of each pair of a store."""
+    from upslope.preferences.moved import pairs_of
+
+    shown, numbers = list[Demonstration](), list[int]()
+    for number, pair in enumerate(pairs_of(path, which), 1):
+        problem = replace(pair.problem, answer=pair.chosen)
+        earned = fields.won_of(pair.info, f"{path}, pair {number}")
+        for side, reward in zip((pair.chosen, pair.rejected), earned, strict=True):
+            shown.append(_told(problem, side, reward, f"pair {number}"))
+            numbers.append(number)
+    return _identified(shown, numbers)
 
 
 def _of_run(path: Path, known: Mapping[str, Problem]) -> list[Demonstration]:

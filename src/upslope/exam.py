@@ -206,7 +206,7 @@ def row_of(group: Group, split: str) -> dict[str, Any]:
     return {
         "problem": group.problem.id,
         "split": split,
-        "temperature": plays[0].turns[-1].temperature,
+        "temperature": next((t.turns[-1].temperature for t in plays if t.turns), 0.0),
         "n": len(valid),
         "correct": sum(reward.correct for reward in valid),
         "invalid": len(plays) - len(valid),

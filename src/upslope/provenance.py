@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from upslope.components import build
 from upslope.curriculum import Heat, Window
+from upslope.preferences.pair import ALL, Selection
 from upslope.settings import Component
 from upslope.types import UserError
 
@@ -43,11 +44,12 @@ class RolloutsSettings:
 
 @dataclass(frozen=True)
 class RecordedSettings:
-    """``source = {type = "recorded"}``: a JSONL or Parquet ``path`` or a run's folder, or the env's
-    own demonstrations.
+    """``source = {type = "recorded"}``: a JSONL or Parquet ``path``, a run's folder or a store of
+    preferences, of which ``answers`` says what counts; or the env's own demonstrations.
     """
 
     path: str = ""
+    answers: Selection = ALL
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,7 @@ class MixedSettings:
     """
 
     path: str = ""
+    answers: Selection = ALL
     share: float = 0.5
     last: float = 0.0
     over: int = 0

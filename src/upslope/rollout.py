@@ -14,6 +14,7 @@ from upslope.grading import SECONDS, blaming, grade
 from upslope.rewards import Grades
 from upslope.seeds import seed_of
 from upslope.segments import Rows, answered
+from upslope.serve.recording import AsksItself, Recording, Seat
 from upslope.settings import Rollout
 from upslope.types import (
     Completion,
@@ -28,6 +29,7 @@ from upslope.types import (
     Trajectory,
     Turn,
     Usage,
+    UserError,
 )
 
 T = TypeVar("T")
@@ -172,6 +174,8 @@ class Player:
         async with AsyncExitStack() as stack:
             with blaming(f"{name}.play", problem):
                 episode = await stack.enter_async_context(self.env.play(problem))
+            if isinstance(episode, AsksItself):
+                return await self._asked(problem, episode, place, seeds, stack)
             for turn in range(self.max_turns):
                 first, key = len(rows.tokens), (run, phase, problem.id, visit, member, turn)
                 more = turn + 1 < self.max_turns and not isinstance(episode, OneAnswer)
@@ -200,6 +204,29 @@ class Player:
             facts=facts,
             usage=usage,
         )
+
+    async def _asked(
+        self,
+        problem: Problem,
+        episode: AsksItself,
+        place: tuple[int, int],
+        seeds: tuple[int, str],
+        stack: AsyncExitStack,
+    ) -> Trajectory:
+        """A play whose episode asks the policy; UserError where replies are to be interrupted."""
+        name = type(self.env).__name__
+        if self.thinking is not None:
+            raise UserError(f"rollout.think_tokens interrupts no agent's turns: {name} asks itself")
+        lent = (self.max_tokens, self.temperature, self.max_turns, self.context)
+        seed = seed_of(*seeds, problem.id, *place)
+        recording = Recording(Seat(self.engine, self.chat, *lent, seed))
+        with blaming(f"{name}.ask", problem):
+            await episode.ask(recording)
+        with blaming(f"{name}.facts", problem):
+            facts = dict(await episode.facts())
+        with blaming(f"{name}.play", problem):
+            await stack.aclose()
+        return recording.trajectory(problem, *place, facts)
 
     async def _turn(
         self, problem: Problem, rows: Rows, key: tuple[int | str, ...], more: bool

@@ -112,8 +112,12 @@ def prove_prompt(chat: Chat, problem: Problem) -> None:
 
 
 def prove_trained(group: Group, chat: Chat) -> None:
-    """Exactly the sampled tokens are trained, after exactly the prompt's tokens."""
-    prompt = np.array(chat.encode(chat.messages(group.problem)))
+    """Exactly the sampled tokens are trained, after exactly the prompt's tokens.
+
+    Who asks the policy itself (``serve.recording``) may begin with other words than the problem's.
+    """
+    asked = chat.messages(group.problem)
+    prompt = np.array(chat.encode(asked))
     for trajectory in group.trajectories:
         for number, segment in enumerate(trajectory.segments):
             sampled = np.zeros(len(segment.tokens), dtype=bool)
@@ -126,8 +130,10 @@ def prove_trained(group: Group, chat: Chat) -> None:
                     f"{int(segment.trained.sum())} tokens as trained and the engine sampled "
                     f"{int(sampled.sum())}: prompts and replies of the env must not be trained"
                 )
-        begun = trajectory.segments[0].tokens[: len(prompt)]
-        if not np.array_equal(begun, prompt):
+        if trajectory.messages[: len(asked)] != asked or not trajectory.segments:
+            continue
+        begun = [segment.tokens[: len(prompt)] for segment in trajectory.segments]
+        if not any(np.array_equal(tokens, prompt) for tokens in begun):
             raise UserError(
                 f"self-check: a trajectory of problem {group.problem.id!r} does not begin with "
                 "the tokens of its prompt"

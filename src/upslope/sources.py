@@ -64,7 +64,8 @@ class Rollouts:
             group = await self.underway.first(self.window(n))
             self.finished(group)
             self.curriculum.learn(group)
-            if version - group.version > self.max_staleness + self.sync - 1:
+            silent = group.version < 0  # none of its plays has a sampled token
+            if silent or version - group.version > self.max_staleness + self.sync - 1:
                 self.dropped += 1
             elif not keep(group):
                 self.refused += 1

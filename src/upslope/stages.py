@@ -64,7 +64,7 @@ class Built:
             return self.read
         if settings.path:
             known = {problem.id: problem for problem in self.problems("train")}
-            self.read.extend(read_demonstrations(Path(settings.path), known))
+            self.read.extend(read_demonstrations(Path(settings.path), known, settings.answers))
         else:
             self.read.extend(demonstrated(self.env, "train"))
         return self.read

@@ -235,7 +235,7 @@ class Group:
     @property
     def version(self) -> int:
         """The oldest weight version among its trained tokens."""
-        return min(t.version for t in self.trajectories)
+        return min((t.version for t in self.trajectories if t.turns), default=-1)
 
 
 def graded(trajectory: Trajectory) -> Reward:

@@ -16,7 +16,7 @@ from upslope.engines.local import LocalEngine
 from upslope.files import replace_file
 from upslope.models.load import load
 from upslope.models.reward_model import RewardModel
-from upslope.preferences.learned import dialogue
+from upslope.preferences.pair import dialogue
 from upslope.preferences.training import scores_of
 from upslope.rollout import Player, together
 from upslope.types import Env, Problem, UserError

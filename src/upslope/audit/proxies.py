@@ -19,8 +19,10 @@ from upslope.files import replace_file
 from upslope.ledger import Ledger
 from upslope.models.load import load
 from upslope.models.reward_model import RewardModel, averaged, reward_model_of
-from upslope.preferences.gathered import Gathered, flipped, from_env
-from upslope.preferences.learned import Compared, Pair, PairLoss
+from upslope.preferences.annotators import Annotator
+from upslope.preferences.gathered import Gathered, from_env, labelled
+from upslope.preferences.learned import Compared, PairLoss
+from upslope.preferences.pair import Pair
 from upslope.preferences.recipe import Pairs
 from upslope.preferences.training import Trained, scaled, tempered, train
 from upslope.seeds import seed_of
@@ -102,9 +104,9 @@ def trained(recipe: LabRecipe, kind: Kind, pairs: Gathered) -> Trained:
     """A proxy that has learned, tempered and whitened."""
     settings, start = recipe.training, seed_of("proxy", recipe.seed, kind.start)
     model = reward_model_of(load(kind.model, start % 2**31), ["reward"])
-    flips = seed_of("lab", recipe.seed)
+    by = Annotator(flips=kind.noise, seed=seed_of("lab", recipe.seed))
     lesson, held = (
-        Compared.of(model, [*flipped(some, kind.noise, flips)], CENTRED)
+        Compared.of(model, [*labelled(some, by)], CENTRED)
         for some in (pairs.train[: kind.pairs], pairs.validation)
     )
     seed = seed_of("proxy's order", recipe.seed, kind.seed)

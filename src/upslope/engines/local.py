@@ -19,7 +19,7 @@ import torch
 
 from upslope import machine
 from upslope.engines.apart import ApartEngine
-from upslope.engines.running import Call, Group, Request, Running
+from upslope.engines.running import Call, Group, Heard, Request, Running
 from upslope.engines.slots import Slots
 from upslope.engines.stops import Stops
 from upslope.models.cached import Cached
@@ -98,12 +98,14 @@ class LocalEngine:
         """Spent so far in passes and in choosing tokens."""
         return self._seconds
 
-    async def sample(self, tokens: Sequence[int], sampling: Sampling) -> Completion:
+    async def sample(
+        self, tokens: Sequence[int], sampling: Sampling, heard: Heard | None = None
+    ) -> Completion:
         """Continue ``tokens``; UserError where these or the settings cannot be sampled from."""
-        return (await self.sample_group(tokens, (sampling,)))[0]
+        return (await self.sample_group(tokens, (sampling,), heard))[0]
 
     async def sample_group(
-        self, tokens: Sequence[int], asked: Sequence[Sampling]
+        self, tokens: Sequence[int], asked: Sequence[Sampling], heard: Heard | None = None
     ) -> list[Completion]:
         """What as many calls of ``sample`` give, all at once: small models notice the calls."""
         prompt = tuple(map(int, tokens))
@@ -111,7 +113,7 @@ class LocalEngine:
         if not asked:
             return []
         limits = [self._limit(prompt, sampling) for sampling in asked]
-        call = Call(asyncio.get_running_loop().create_future(), len(asked))
+        call = Call(asyncio.get_running_loop().create_future(), len(asked), heard)
         pairs = enumerate(zip(asked, limits, strict=True))
         requests = [Request(prompt, one, limit, call, i) for i, (one, limit) in pairs]
         self._start()

@@ -7,6 +7,7 @@ Bookkeeping between the model's rows, the slots and the requests; who waits, and
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -22,12 +23,19 @@ from upslope.types import Completion, Sampling, StopReason, Usage
 SINGLE = {"mps"}  # devices without the float64 that drawing sums in: it is done on the CPU
 
 
+Heard = Callable[[int, float], None]  # a token and its log-probability, as soon as it is sampled
+
+
 @dataclass(eq=False, slots=True)
 class Call:
-    """Who waits for ``count`` requests; the answers, by place, are given once all are there."""
+    """Who waits for ``count`` requests; the answers, by place, are given once all are there.
+
+    ``heard`` is told of each token of theirs.
+    """
 
     answers: asyncio.Future[list[Completion]]
     count: int
+    heard: Heard | None = None
     said: dict[int, Completion] = field(default_factory=dict)
 
     def answer(self, place: int, completion: Completion) -> None:
@@ -69,6 +77,7 @@ class Running:
         self._model, self._slots = model, slots
         self._free = list(range(rows))
         self._live: dict[int, Request] = {}
+        self._aloud: dict[int, Heard] = {}  # by slot
         self._ids: Ids = np.arange(0)
         self._spent = 0.0
         self.held = 0  # bytes that the running requests may come to take
@@ -133,6 +142,8 @@ class Running:
                 request.spent, request.slot = self._spent, self._free.pop()
                 self._live[request.slot] = request
                 self.held += request.held
+                if request.call.heard is not None:
+                    self._aloud[request.slot] = request.call.heard
             group[0].cached, group[0].computed = known, length - known
         joining = [request for group in groups for request in group]
         ids = np.array([request.slot for request in joining])
@@ -149,6 +160,10 @@ class Running:
         device = logits.device
         tokens, logprobs = draw(logits, temperature.to(device), uniform.to(device))
         drawn = tokens.cpu().numpy(), logprobs.cpu().numpy()
+        if self._aloud:
+            for slot, *said in zip(ids.tolist(), *(part.tolist() for part in drawn), strict=True):
+                if slot in self._aloud:
+                    self._aloud[slot](*said)
         ended, stopped = self._slots.record(ids, *drawn, version)
         for row in np.flatnonzero(ended).tolist():
             self._remember(first + row, version)
@@ -178,6 +193,7 @@ class Running:
 
     def _release(self, slot: int) -> None:
         self.held -= self._live.pop(slot).held
+        self._aloud.pop(slot, None)
         self._free.append(slot)
 
     def _leave(self, alive: Mask) -> None:

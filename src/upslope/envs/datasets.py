@@ -5,7 +5,9 @@ What a row must hold is its env's to say. What cannot be read is one sentence wi
 
 from __future__ import annotations
 
+import gzip
 import json
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +15,7 @@ from typing import Any, get_args
 
 from upslope.types import Split, UserError
 
-KINDS = ["*.jsonl", "*.parquet"]
+KINDS = ["*.jsonl", "*.jsonl.gz", "*.parquet"]
 NAMES: Mapping[Split, tuple[str, ...]] = {
     "train": ("train", "training"),
     "validation": ("validation", "valid", "val", "dev"),
@@ -40,13 +42,17 @@ class Row:
 
 
 def read_rows(path: str | Path) -> list[Row]:
-    """All rows of a ``.jsonl`` or ``.parquet`` file; UserError for a file without any."""
+    """All rows of a ``.jsonl``, ``.jsonl.gz`` or ``.parquet`` file; UserError for a file without
+    any."""
     file = Path(path).expanduser()
     readers = {".jsonl": _json_rows, ".parquet": _parquet_rows}
-    if file.suffix not in readers:
-        raise UserError(f"{file} is neither a .jsonl nor a .parquet file: convert it to one")
+    kind = Path(file.stem).suffix if file.suffix == ".gz" else file.suffix
+    if kind not in readers or (kind == ".parquet" and file.suffix == ".gz"):
+        raise UserError(
+            f"{file} is neither a .jsonl nor a .parquet file, nor a .jsonl.gz: convert it to one"
+        )
     try:
-        rows = list(readers[file.suffix](file))
+        rows = list(readers[kind](file))
     except OSError as error:
         raise UserError(f"cannot read {file}: {error.strerror or error}") from error
     if not rows:
@@ -87,7 +93,7 @@ def hub_files(repository: str, subset: str = "") -> dict[Split, list[Path]]:
 
 
 def _json_rows(file: Path) -> Iterator[Row]:
-    lines = file.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")
+    lines = _unpacked(file).removeprefix(b"\xef\xbb\xbf").split(b"\n")
     for number, line in enumerate(lines, 1):
         where = f"{file}, line {number}"
         if not line.strip():
@@ -104,6 +110,17 @@ def _json_rows(file: Path) -> Iterator[Row]:
         if not isinstance(fields, dict):
             raise UserError(f"{where}: expected an object in braces, not {str(fields)[:20]!r}")
         yield Row(fields, where)
+
+
+def _unpacked(file: Path) -> bytes:
+    """What a file holds, whether or not it is compressed."""
+    data = file.read_bytes()
+    if file.suffix != ".gz":
+        return data
+    try:
+        return gzip.decompress(data)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise UserError(f"{file} is not a whole gzip file ({error}): get it again") from error
 
 
 def _parquet_rows(file: Path) -> Iterator[Row]:

@@ -101,6 +101,16 @@ class RewardModel:
             )
         return raw.cpu(), replace(work, backward=0.0)
 
+    @torch.no_grad()
+    def ends(
+        self, tokens: Int[Tensor, "row token"], length: Int[Tensor, " row"]
+    ) -> Float[Tensor, "row hidden"]:
+        """The states that whole replies' scores are read in, in FP32."""
+        at = last(tokens, length)
+        longer, needed = (torch.nn.functional.pad(x, (0, 1)) for x in (tokens, at))
+        seen = predicting(self.policy, longer, length + 1, needed.roll(1, 1))
+        return seen.states.float().cpu()
+
     def normalised(self, raw: Float[Tensor, "row head"]) -> Float[Tensor, "row head"]:
         """Scores less their mean, over their standard deviation, on what it was whitened on."""
         return (raw - self.normal.mean.to(raw.device)) / self.normal.std.to(raw.device)

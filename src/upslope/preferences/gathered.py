@@ -8,20 +8,18 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 from typing import Any, TypeVar, get_args
 
-from upslope import fields
 from upslope.chat import Chat
 from upslope.engines.local import LocalEngine
-from upslope.envs.datasets import read_rows
 from upslope.grading import grade
 from upslope.models.load import load
-from upslope.preferences.learned import Pair, dialogue, question
+from upslope.preferences.annotators import Annotator
+from upslope.preferences.moved import pairs_of
+from upslope.preferences.pair import Pair, dialogue, question
 from upslope.preferences.recipe import Pairs
-from upslope.preferences.transcripts import is_transcript, messages_of
 from upslope.rollout import Player, together
 from upslope.scorers import model_in
 from upslope.seeds import seed_of
@@ -52,8 +50,8 @@ class Gathered:
 
 
 def from_file(settings: Pairs, seed: int) -> Gathered:
-    """The pairs of a file, split by a hash of their question."""
-    return split_apart(pairs_of(settings.path), settings, seed)
+    """The pairs of a file or a store, split by a hash of their question."""
+    return split_apart(pairs_of(settings.path, settings.answers.selection), settings, seed)
 
 
 def split_apart(pairs: Iterable[Pair], settings: Pairs, seed: int) -> Gathered:
@@ -72,34 +70,19 @@ def part_of(problem: Problem, held_out: float, seed: int) -> Split:
     return "train" if place >= 1 else "validation" if place < 0.5 else "test"
 
 
-def pairs_of(path: str | Path) -> Iterator[Pair]:
-    """Pairs of a JSONL or Parquet file in the forms of Hugging Face, TRL and hh-rlhf; ``info`` has
-    the row's other columns. Raises UserError with file and line."""
-    for number, row in enumerate(read_rows(path), 1):
-        given = {name: value for name, value in row.fields.items() if value is not None}
-        if is_transcript(given.get("chosen")) and is_transcript(given.get("rejected")):
-            whole = [messages_of(given[side]) for side in ("chosen", "rejected")]
-            given |= {"chosen": whole[0], "rejected": whole[1]}
-        asked, sides = fields.sides_of(given, row.where)
-        problem = fields.problem_of({"id": str(number), **asked}, row.where, "")
-        texts = [side if isinstance(side, str) else str(side[-1]["content"]) for side in sides]
-        if not isinstance(sides[0], str) and max(map(len, sides)) > 1:
-            problem = _longer(problem, *sides, row.where)
-        used = {"prompt", "messages", "chosen", "rejected", "id", "stop"}
-        info = {name: value for name, value in given.items() if name not in used}
-        yield Pair(problem, texts[0], texts[1], info)
-
-
 def from_env(env: Env, name: str, settings: Pairs, seed: int) -> Gathered:
     """Pairs of replies to an env's problems, labelled by the larger gold reward. ``name``: what the
-    pairs' source is called. Labels of the test are never turned around."""
+    pairs' source is called. Labels of the test are gold's own."""
     wanted = {"train": settings.train, "validation": 0, "test": settings.test}
     parts: dict[str, list[Pair]] = {}
     for split in get_args(Split):
         found = compared(answers(env, split, settings, wanted[split], seed), name)
-        flips = 0.0 if split == "test" else settings.flips
-        pairs = [*islice(flipped(found, flips, seed), wanted[split] or None)]
-        parts[split] = pairs
+        by = (
+            Annotator()
+            if split == "test"
+            else Annotator(temperature=settings.noise, flips=settings.flips, seed=seed)
+        )
+        parts[split] = [*islice(labelled(found, by), wanted[split] or None)]
     return Gathered(parts["train"], parts["validation"], parts["test"])
 
 
@@ -119,15 +102,19 @@ def compared(answered: Iterable[tuple[Problem, Sequence[Answer]]], name: str) ->
             yield Pair(problem, best[0], worst[0], info)
 
 
-def flipped(pairs: Iterable[Pair], share: float, seed: int) -> Iterator[Pair]:
-    """Pairs of which a share has its sides, and what they earned, changed for one another."""
+def labelled(pairs: Iterable[Pair], by: Annotator) -> Iterator[Pair]:
+    """Gold's pairs as an annotator sees them: sides, and what they earned, changed for one another
+    where they prefer the other; without those of which they prefer none."""
     for pair in pairs:
-        draw = random.Random(seed_of("flip", seed, pair.problem.id, pair.chosen, pair.rejected))
-        if draw.random() >= share:
+        sides = (pair.chosen, pair.rejected)
+        earned = (("chosen", 1.0), ("rejected", 0.0))  # where gold is only known to prefer one
+        worth = [float(pair.info.get(f"{LABEL}_{side}", other)) for side, other in earned]
+        said = by.compares((pair.problem.id, *sides), sides, worth)
+        if said and said[0] > said[1]:
             yield pair
-            continue
-        info = {_other(key): value for key, value in pair.info.items()}
-        yield Pair(pair.problem, pair.rejected, pair.chosen, {**info, "flipped": "yes"})
+        elif said and said[0] < said[1]:
+            info = {_other(key): value for key, value in pair.info.items()}
+            yield Pair(pair.problem, pair.rejected, pair.chosen, {**info, "flipped": "yes"})
 
 
 def answers(
@@ -150,7 +137,7 @@ def answers(
             "with: set pairs.policy to a model"
         )
     for problem, texts in shown.values():
-        yield problem, [*zip(texts, asyncio.run(_graded(env, problem, texts)), strict=True)]
+        yield problem, [*zip(texts, asyncio.run(gold_of(env, problem, texts)), strict=True)]
 
 
 def columns_of(pairs: Sequence[Pair], names: Sequence[str]) -> Mapping[str, Sequence[str]]:
@@ -188,7 +175,8 @@ def _sampled(
             yield group.problem, said
 
 
-async def _graded(env: Env, problem: Problem, texts: Sequence[str]) -> Sequence[Reward]:
+async def gold_of(env: Env, problem: Problem, texts: Sequence[str]) -> Sequence[Reward]:
+    """What an env says of replies to a problem."""
     plays = [
         Trajectory(problem, 0, member, (), (), dialogue(problem, text))
         for member, text in enumerate(texts)
@@ -205,15 +193,3 @@ def _other(key: str) -> str:
     name, _, side = key.rpartition("_")
     other = {"chosen": "rejected", "rejected": "chosen"}.get(side)
     return f"{name}_{other}" if other else key
-
-
-def _longer(
-    problem: Problem, chosen: Sequence[Any], rejected: Sequence[Any], where: str
-) -> Problem:
-    """The problem with the turns that both sides have before they differ in the last."""
-    if [*chosen[:-1]] != [*rejected[:-1]]:
-        raise UserError(
-            f"{where}: the sides differ before their last reply, and a reward model compares "
-            "replies to one dialogue: cut them after the first reply that differs"
-        )
-    return replace(problem, messages=(*problem.messages, *chosen[:-1]))

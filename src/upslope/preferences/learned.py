@@ -4,9 +4,9 @@ steps. Each says its own loss; the loop that trains on them is ``training``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -16,19 +16,10 @@ from torch import Tensor
 
 from upslope.models.reward_model import RewardModel
 from upslope.preferences import losses
-from upslope.types import Message, Problem, UserError
+from upslope.preferences.pair import Pair, dialogue
+from upslope.types import UserError
 
 FEWEST = 8  # pairs, ratings or solutions; fewer say nothing that holds elsewhere
-
-
-class Pair(NamedTuple):
-    """Two replies to a problem, the better one first. ``info``: its margin, its source, what each
-    side earned by a head (``NAME_chosen``, ``NAME_rejected``), and any columns for slices."""
-
-    problem: Problem
-    chosen: str
-    rejected: str
-    info: Mapping[str, Any]
 
 
 class Row(NamedTuple):
@@ -158,12 +149,6 @@ class Stepped:
         return torch.stack([own.mean() for own in each.split(counts)])
 
 
-def dialogue(problem: Problem, reply: str) -> tuple[Message, ...]:
-    """A problem as messages, and a reply."""
-    asked = problem.messages or ({"role": "raw", "content": problem.prompt},)
-    return (*asked, {"role": "assistant", "content": reply})
-
-
 def earned(pair: Pair, name: str, side: str) -> float:
     """What a side earned by a head; UserError where the pair does not say."""
     value = pair.info.get(f"{name}_{side}")
@@ -175,11 +160,6 @@ def earned(pair: Pair, name: str, side: str) -> float:
             f"{name}_{side}: it has numbers for {', '.join(known) or 'no head'}"
         )
     return float(value)
-
-
-def question(problem: Problem) -> str:
-    """All that was asked, as a key: what answers one question is held out together."""
-    return repr(problem.messages or problem.prompt)
 
 
 def _preferred(pair: Pair, name: str) -> float:

@@ -26,7 +26,8 @@ from upslope.models.reward_model import RewardModel, averaged, reward_model_of
 from upslope.names import env_of
 from upslope.preferences.calibration import Numbers, Report, report, right_of
 from upslope.preferences.gathered import Gathered, columns_of, from_env, from_file, part_of
-from upslope.preferences.learned import Compared, Lesson, Pair, PairLoss, Rated, dialogue
+from upslope.preferences.learned import Compared, Lesson, PairLoss, Rated
+from upslope.preferences.pair import Pair, dialogue
 from upslope.preferences.picture import lines_of, markdown, picture
 from upslope.preferences.process import Solution, row_of, solutions_of, stepped
 from upslope.preferences.recipe import RewardRecipe, dump

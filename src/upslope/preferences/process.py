@@ -16,7 +16,8 @@ from upslope.chat import Chat
 from upslope.envs.datasets import read_rows
 from upslope.grading import grade
 from upslope.models.reward_model import RewardModel
-from upslope.preferences.learned import FEWEST, Row, Stepped, dialogue
+from upslope.preferences.learned import FEWEST, Row, Stepped
+from upslope.preferences.pair import dialogue
 from upslope.rollout import together
 from upslope.seeds import seed_of
 from upslope.types import Engine, Env, Problem, Sampling, Trajectory, UserError

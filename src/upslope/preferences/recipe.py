@@ -15,6 +15,8 @@ import tomli_w
 from pydantic import BaseModel, Field, ValidationError
 
 from upslope.overrides import merge, mixed, tree_of
+from upslope.preferences.asked import Kind
+from upslope.preferences.pair import Selection, Votes
 from upslope.preferences.training import Training
 from upslope.sentences import first_error
 from upslope.settings import (
@@ -34,10 +36,26 @@ Held = Annotated[float, Field(gt=0, lt=1)]
 M = TypeVar("M", bound=BaseModel)
 
 
+class Counted(Settings):
+    """Which of a store's answers count, and how: see ``pair.Selection``."""
+
+    annotators: Annotated[tuple[Text, ...], "whose answers; none named: everybody's"] = ()
+    kinds: Annotated[tuple[Kind, ...], "to which questions; none named: to all"] = ()
+    votes: Annotated[Votes, "each answer, or the majority about two replies"] = "each"
+
+    @property
+    def selection(self) -> Selection:
+        """The same, as a store is asked."""
+        return Selection(self.annotators, self.kinds, self.votes)
+
+
 class Pairs(Settings):
     """Where pairs come from: a file, or replies to an env's problems that its gold reward ranks."""
 
-    path: Annotated[str, "a .jsonl or .parquet file of pairs, or of steps; none: from the env"] = ""
+    path: Annotated[
+        str, "a .jsonl, .jsonl.gz or .parquet file of pairs, or of steps, or a store; none: the env"
+    ] = ""
+    answers: Counted = Counted()
     policy: Annotated[
         str, "a model or run whose replies are compared; none: the env's demonstrations"
     ] = ""
@@ -45,6 +63,9 @@ class Pairs(Settings):
     temperature: Annotated[Positive, "at which the policy is sampled"] = 1.0
     train: Annotated[int, Field(ge=0), "pairs to learn from, at most; 0 takes all"] = 2000
     test: Annotated[int, Field(ge=0), "pairs to be judged by, at most; 0 takes all"] = 0
+    noise: Annotated[
+        Amount, "temperature of Bradley-Terry at which the env's rewards are seen, but in the test"
+    ] = 0.0
     flips: Annotated[Share, "share of the env's labels turned around, but in the test"] = 0.0
     held_out: Annotated[Held, "share of a file's questions that is not learned from"] = 0.2
     slices: Annotated[tuple[Text, ...], "columns by which accuracy is told apart"] = ("source",)
@@ -121,8 +142,9 @@ def _refuse_contradictions(recipe: RewardRecipe) -> None:
     pairs, loss = recipe.pairs, recipe.loss
     if bool(pairs.path) == (recipe.env is not None):
         raise UserError("give either pairs.path or an [env], whose gold reward labels the pairs")
-    if pairs.path and (pairs.policy or pairs.flips):
-        key = "policy" if pairs.policy else "flips"
+    of_env = {"policy": pairs.policy, "noise": pairs.noise, "flips": pairs.flips}
+    if pairs.path and any(of_env.values()):
+        key = next(name for name, given in of_env.items() if given)
         raise UserError(f"pairs.{key} is of an env's replies, and pairs.path has its own: drop one")
     if loss.type == "process" and not pairs.path:
         raise UserError('loss.type="process" learns from steps: name their file in pairs.path')

@@ -209,12 +209,19 @@ def tempered(model: RewardModel, held: Compared, micro_tokens: int) -> None:
 
 def scores_of(model: RewardModel, rows: Sequence[Sequence[int]], micro_tokens: int) -> Tensor:
     """Raw scores [row head] of token rows, some at a time."""
-    found, first = [], 0
+    return torch.cat([model.scores(*part)[0] for part in _some(rows, micro_tokens)])
+
+
+def ends_of(model: RewardModel, rows: Sequence[Sequence[int]], micro_tokens: int) -> Tensor:
+    """The states [row hidden] that they are read in, likewise."""
+    return torch.cat([model.ends(*part) for part in _some(rows, micro_tokens)])
+
+
+def _some(rows: Sequence[Sequence[int]], micro_tokens: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Parts of about so many tokens, filled up."""
     each = max(2, micro_tokens // max(map(len, rows)))
-    while first < len(rows):
-        found.append(model.scores(*padded(rows[first : first + each]))[0])
-        first += each
-    return torch.cat(found)
+    for first in range(0, len(rows), each):
+        yield padded(rows[first : first + each])
 
 
 def _batches(count: int, settings: Training, seed: int) -> Iterator[tuple[int, Sequence[int]]]:

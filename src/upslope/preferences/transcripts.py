@@ -6,11 +6,13 @@ Reads text; which rows there are is in ``gathered``.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from upslope.types import Message
 
 TURN = re.compile(r"\n\n(Human|Assistant):")
 ROLES = {"Human": "user", "Assistant": "assistant"}
+SPEAKERS = {role: speaker for speaker, role in ROLES.items()}
 BEGINS = "\n\nHuman:"
 
 
@@ -30,3 +32,13 @@ def messages_of(text: str) -> list[Message]:
         else:
             found.append({"role": role, "content": said.strip()})
     return [*found]
+
+
+def transcript_of(dialogue: Sequence[Message]) -> str:
+    """Messages as such a text; "" for a dialogue that would be read back as another."""
+    if any(message["role"] not in SPEAKERS for message in dialogue):
+        return ""
+    turns = [f"\n\n{SPEAKERS[m['role']]}: {m['content']}" for m in dialogue]
+    text = "".join(turns)
+    same = is_transcript(text) and messages_of(text) == [dict(m) for m in dialogue]
+    return text if same else ""

@@ -10,9 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from upslope.preferences.pair import ALL, Pair, Selection
 from upslope.rewards import Grades, Host, OpensReward
 from upslope.rewards.ensemble import Ensemble
 from upslope.rewards.model import Model
@@ -22,7 +24,6 @@ from upslope.types import Problem, Reward, Trajectory, UserError
 if TYPE_CHECKING:
     from upslope.models.reward_model import RewardModel
     from upslope.preferences.gathered import Gathered
-    from upslope.preferences.learned import Pair
 
 PAIRS = "pairs.jsonl"
 
@@ -30,8 +31,10 @@ PAIRS = "pairs.jsonl"
 @dataclass(frozen=True)
 class Learned:
     """``pairs``: how many the env is asked about, of train problems drawn at random; pairs that
-    earn the same teach nothing. ``labels``: a file of judged pairs to read in place of asking.
-    ``flips``: the share of the env's answers turned around, but where they judge the model.
+    earn the same teach nothing. ``labels``: a file or a store of judged pairs to read in place of
+    asking; ``answers``: which of a store's count. ``noise``: the temperature of Bradley-Terry at
+    which the env answers, ``flips``: the share of its answers turned around, but where they judge
+    the model.
     ``earlier``: learn, too, from the pairs of this reward in earlier stages. ``held_out``: the
     share of questions to stop by and to be judged by, half of it each.
 
@@ -43,6 +46,8 @@ class Learned:
 
     pairs: int = 2000
     labels: str = ""
+    answers: Selection = ALL
+    noise: float = 0.0
     flips: float = 0.0
     earlier: bool = True
     held_out: float = 0.2
@@ -68,8 +73,12 @@ class Learned:
             raise ValueError(f"held_out is a share between 0 and 1, got {self.held_out:g}")
         if not self.lr > 0 or self.warmup < 0 or not self.centring >= 0 or not self.k >= 0:
             raise ValueError("lr must be above 0, and warmup, centring and k not below it")
-        if self.labels and self.flips:
-            raise ValueError("flips turns the env's answers around; judged pairs stay as they are")
+        if self.labels and (self.flips or self.noise):
+            raise ValueError(
+                "flips and noise are of the env's answers; judged pairs stay as they are"
+            )
+        if not 0 <= self.noise < inf:
+            raise ValueError(f"noise is a temperature of at least 0, got {self.noise:g}")
         if self.members == 1 and self.how != "mean":
             raise ValueError(f'how="{self.how}" is of several members: set members, or leave it')
 
@@ -83,9 +92,9 @@ class Learned:
         if self.model:
             begun(self, host, 0)
         if self.labels:
-            from upslope.preferences.gathered import pairs_of
+            from upslope.preferences.moved import pairs_of
 
-            apart(self, host, [whole(pair) for pair in pairs_of(self.labels)])
+            apart(self, host, [whole(pair) for pair in pairs_of(self.labels, self.answers)])
         return Taught(self, host)
 
     def graders(self, places: Sequence[Path]) -> OpensReward:
@@ -135,11 +144,11 @@ class Taught:
 
     async def compared(self, folder: Path) -> list[Pair]:
         """This stage's pairs, which are written, and those of stages before it."""
-        from upslope.preferences.gathered import pairs_of
-        from upslope.preferences.learned import question
+        from upslope.preferences.moved import pairs_of
+        from upslope.preferences.pair import question
 
-        file = self.settings.labels
-        own = [whole(pair) for pair in pairs_of(file)] if file else await self.asked()
+        file, which = self.settings.labels, self.settings.answers
+        own = [whole(pair) for pair in pairs_of(file, which)] if file else await self.asked()
         write(folder / PAIRS, own)
         known = {(question(p.problem), p.chosen, p.rejected) for p in own}
         files = [one / PAIRS for one in self.before] if self.settings.earlier else []
@@ -152,7 +161,8 @@ class Taught:
 
     async def asked(self) -> list[Pair]:
         """Replies of the policy to each problem, two by two, that the env's reward tells apart."""
-        from upslope.preferences.gathered import compared, flipped, shuffled
+        from upslope.preferences.annotators import Annotator
+        from upslope.preferences.gathered import compared, labelled, shuffled
 
         settings, seed = self.settings, self.host.seed
         problems = shuffled(self.host.env.problems("train"), seed)[: settings.pairs]
@@ -166,7 +176,8 @@ class Taught:
         pairs = map(whole, compared(said[: settings.pairs], "policy"))
         found = [pair for pair in pairs if pair.chosen != pair.rejected]
         parts = apart(settings, self.host, found)
-        return [*flipped((*parts.train, *parts.validation), settings.flips, seed), *parts.test]
+        by = Annotator(temperature=settings.noise, flips=settings.flips, seed=seed)
+        return [*labelled((*parts.train, *parts.validation), by), *parts.test]
 
     def refuse_turns(self, trajectories: Sequence[Trajectory]) -> None:
         """A pair has one reply on each side; people may have judged the last one of many."""
@@ -263,7 +274,7 @@ def whole(pair: Pair) -> Pair:
     question has one part of the pairs to be in, in every stage."""
     from dataclasses import replace
 
-    from upslope.preferences.learned import dialogue
+    from upslope.preferences.pair import dialogue
 
     messages = [*map(dict, dialogue(pair.problem, "")[:-1])]
     return pair._replace(problem=replace(pair.problem, messages=tuple(messages), prompt=""))
@@ -272,7 +283,7 @@ def whole(pair: Pair) -> Pair:
 def write(file: Path, pairs: Sequence[Pair]) -> None:
     """Pairs as ``pairs_of`` reads them: both sides as dialogues, which may end in nothing."""
     from upslope.files import append_rows, explained
-    from upslope.preferences.learned import dialogue
+    from upslope.preferences.pair import dialogue
 
     rows = []
     for pair in pairs:
