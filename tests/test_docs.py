@@ -286,7 +286,7 @@ def trained() -> Run:
 def called() -> Run:
     """Plays with tools: what calls of them add."""
     env = {"type": "archive", "people": 3, "train": 20, "test": 10}
-    return upslope.train({**SMALL, "env": env, "algorithm": {"type": "grpo"}})
+    return upslope.train({**SMALL, "env": env, "stage": [WARM]})
 
 
 def judged() -> Run:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -60,7 +61,7 @@ def test_following_the_links_gives_the_answer() -> None:
         said = [fact(passages[titles.index(name)], one.detail) for name in path]
         assert said[-1] == problem.answer
         assert said[-1] not in said[:-1]
-        assert [*problem.info["evidence"]] == [str(titles.index(name)) for name in path]
+        assert [*problem.info["evidence"]] == [passages[titles.index(name)].id for name in path]
 
 
 def test_a_volume_has_one_world_and_is_in_one_split() -> None:
@@ -71,6 +72,15 @@ def test_a_volume_has_one_world_and_is_in_one_split() -> None:
             assert home.setdefault(Asked.of(problem.id).volume, split) == split
     assert len(home) > 300
     assert (len({*NAMES}), len({*LETTERS}), VOLUMES) == (1620, 26, 1000)
+
+
+@pytest.mark.parametrize(("brief", "ids"), [(True, 26), (False, 900)])
+def test_pages_that_were_not_found_are_not_guessed(brief: bool, ids: int) -> None:
+    worlds = [World.of(volume, 5, 2, 1, brief) for volume in range(VOLUMES)]
+    seen = Counter(name for world in worlds for name in world.ids)
+    assert len(seen) > 0.99 * ids
+    assert max(seen.values()) < 3 * 5 * VOLUMES / ids + 10  # no id is in most volumes
+    assert all(len({*world.ids}) == 5 for world in worlds)
 
 
 def test_questions_in_words() -> None:
@@ -87,8 +97,9 @@ def test_a_play_in_terse_form() -> None:
     problem = env.problems("test")[0]
     one, passages = Asked.of(problem.id), volume_of(problem).passages()
     assert problem.prompt == f"{one.key}?\n"
+    by_id = {passage.id: passage for passage in passages}
     replies = env.solved(problem)
-    first, second = (passages[int(place)] for place in problem.info["evidence"])
+    first, second = (by_id[name] for name in problem.info["evidence"])
     assert replies == [
         f"search {first.title}",
         f"open {first.id}",

@@ -119,7 +119,7 @@ class Archive:
 
     def _problem(self, one: Asked) -> Problem:
         made = self._world(one.volume)
-        evidence = {str(place): 1.0 for place in made.path(one)}
+        evidence = {made.ids[place]: 1.0 for place in made.path(one)}
         text = f"{one.key}?" if self.brief else one.sentence
         final = self._final(one, made, len(evidence))
         answers = made.answers(one)[-1:]
@@ -134,11 +134,11 @@ class Archive:
         for place in path[:reached]:
             name = made.people[place]
             calls.append(Call("search", {"query": name if self.brief else name.capitalize()}))
-            calls.append(Call("open", {"id": str(place)}))
+            calls.append(Call("open", {"id": made.ids[place]}))
         return replies(FORMS[self.form], calls, self._final(one, made, reached))
 
     def _final(self, one: Asked, made: World, reached: int) -> str:
         """What is asked for of the person reached; with nobody reached, that one's own name."""
         answer = made.answers(one)[reached - 1] if reached else one.name
-        seen = [str(place) for place in made.path(one)[:reached]]
+        seen = [made.ids[place] for place in made.path(one)[:reached]]
         return cited(answer, seen if self.weights.citations else ())

@@ -11,7 +11,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
-from string import ascii_lowercase
+from string import ascii_lowercase, ascii_uppercase
 
 from upslope.retrieval.passages import Passage
 from upslope.seeds import seed_of
@@ -54,9 +54,13 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """A volume's people, in the order of their passages, and what each passage says by kind."""
+    """A volume's people, in the order of their passages, and what each passage says by kind.
+
+    ``ids`` are drawn from many more than there are: a page that was not found is not guessed.
+    """
 
     people: tuple[str, ...]
+    ids: tuple[str, ...]
     facts: tuple[dict[str, str], ...]
     brief: bool
 
@@ -71,7 +75,8 @@ class World:
         for one in persons:
             others = [other for other in persons if other != one]
             facts.append({k: draw.choice(others if k in LINKS else things) for k in kinds})
-        return cls(tuple(persons), tuple(facts), brief)
+        ids = draw.sample(ascii_uppercase if brief else [*map(str, range(100, 1000))], people)
+        return cls(tuple(persons), tuple(ids), tuple(facts), brief)
 
     def path(self, asked: Asked) -> list[int]:
         """Places of the people that a question leads through."""
@@ -86,10 +91,9 @@ class World:
         return said if self.brief else [word.capitalize() for word in said]
 
     def passages(self) -> list[Passage]:
-        """A passage for each person; their ids are their places."""
+        """A passage for each person."""
         write = _brief if self.brief else _plain
-        pairs = zip(self.people, self.facts, strict=True)
-        return [write(str(place), *pair) for place, pair in enumerate(pairs)]
+        return [write(*one) for one in zip(self.ids, self.people, self.facts, strict=True)]
 
     def asks(self, hops: int, volume: int, draw: random.Random) -> Asked | None:
         """A question of so many hops; None where it comes back, or stopping early were right."""
