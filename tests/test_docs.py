@@ -285,8 +285,9 @@ def trained() -> Run:
 
 def called() -> Run:
     """Plays with tools: what calls of them add."""
-    env = {"type": "archive", "people": 3, "train": 20, "test": 10}
-    return upslope.train({**SMALL, "env": env, "stage": [WARM]})
+    env = {"type": f"{Path(__file__).with_name('toolbox.py')}:Asker"}
+    given = {**SMALL, "env": env, "algorithm": {"type": "grpo"}, "check": {"enabled": False}}
+    return upslope.train(given | {"rollout": {"problems": 2, "group": 2, "max_tokens": 400}})
 
 
 def judged() -> Run:

@@ -8,9 +8,10 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from upslope.tools import ToolError
+from upslope.envs.arithmetic import Arithmetic
+from upslope.tools import Call, Said, Tool, ToolError
 from upslope.tools.play import FORMS, Limits, ToolPlay, playing, told
-from upslope.types import Problem, Reward, Split, Trajectory
+from upslope.types import Message, Problem, Reward, Split, Trajectory
 
 
 def schema(required: Sequence[str] = (), **kinds: str) -> dict[str, Any]:
@@ -115,3 +116,37 @@ class Boxes:
         text = f"What is in box {letter}? {told(tools, FORMS[self.form])}"
         asked = ({"role": "user", "content": text},)
         return Problem(letter, asked, answer=answer, solution=solution)
+
+
+class Whatever:
+    """A form that takes any reply for a call, as no policy of a test says one."""
+
+    def instructions(self, tools: Sequence[Tool]) -> str:
+        return ""
+
+    def read(self, reply: str, tools: Mapping[str, Tool]) -> Said:
+        return Said(calls=(Call("now"),))
+
+    def write(self, said: Said) -> str:
+        return ""
+
+    def observed(self, results: Sequence[tuple[Call, str]]) -> tuple[Message, ...]:
+        return tuple({"role": "user", "content": text} for _, text in results)
+
+
+@dataclass(frozen=True)
+class Asker:
+    """Additions whose every reply, but the last of its turns, is a call."""
+
+    def problems(self, split: Split) -> Sequence[Problem]:
+        return Arithmetic(digits=1).problems(split)
+
+    @asynccontextmanager
+    async def play(self, problem: Problem) -> AsyncIterator[ToolPlay]:
+        async with playing([NOW], Whatever(), Limits(turns=2), problem) as play:
+            yield play
+
+    async def rewards(
+        self, problem: Problem, trajectories: Sequence[Trajectory]
+    ) -> Sequence[Reward]:
+        return [Reward(float(i % 2)) for i, _ in enumerate(trajectories)]
