@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from upslope.batteries import check_env
 from upslope.dialogues import performed
 from upslope.envs.archive import Archive
 from upslope.retrieval.archive import LETTERS, NAMES, VOLUMES, Asked, World
+from upslope.retrieval.index import in_memory
 from upslope.retrieval.passages import Passage
 from upslope.rewards.retrieval import Weights
 from upslope.tools.play import Limits
@@ -81,6 +83,15 @@ def test_pages_that_were_not_found_are_not_guessed(brief: bool, ids: int) -> Non
     assert len(seen) > 0.99 * ids
     assert max(seen.values()) < 3 * 5 * VOLUMES / ids + 10  # no id is in most volumes
     assert all(len({*world.ids}) == 5 for world in worlds)
+
+
+@pytest.mark.parametrize("brief", [True, False])
+def test_a_search_for_a_name_finds_its_own_passage_first(brief: bool) -> None:
+    for volume in range(60):
+        made = World.of(volume, 6, 3, 3, brief)
+        with closing(in_memory(made.passages())) as index:
+            first = [index.search(name, 1)[0].id for name in made.people]
+        assert first == [*made.ids]
 
 
 def test_questions_in_words() -> None:
@@ -163,8 +174,8 @@ def test_slips_stop_a_hop_early() -> None:
     [
         ({"hops": ()}, "hops are from 1 to 3"),
         ({"hops": (4,)}, "hops are from 1 to 3: each takes a person and two turns"),
-        ({"hops": (3,), "people": 2}, "hops are from 1 to 2"),
-        ({"people": 1, "hops": (1,)}, "people is from 2 to 13, got 1"),
+        ({"hops": (3,), "people": 2, "links": 1}, "hops are from 1 to 2"),
+        ({"people": 2}, "people is from 3, one more than links, to 13, got 2"),
         ({"links": 4}, "links and details are from 1 to 3"),
         ({"wrong": 2.0}, "wrong is a share between 0 and 1"),
         ({"test": 0}, "train, test, results and k are numbers: set each to at least 1"),

@@ -56,10 +56,13 @@ class Archive:
                 f"hops are from 1 to {most}: each takes a person and two turns, so that more of "
                 "them need a higher people or limits.turns"
             )
-        if not 2 <= self.people <= most_people(self.brief):
-            raise UserError(f"people is from 2 to {most_people(self.brief)}, got {self.people}")
         if not (1 <= self.links <= len(LINKS) and 1 <= self.details <= len(DETAILS)):
             raise UserError(f"links and details are from 1 to {len(LINKS)}")
+        if not self.links < self.people <= most_people(self.brief):
+            raise UserError(
+                f"people is from {self.links + 1}, one more than links, to "
+                f"{most_people(self.brief)}, got {self.people}"
+            )
         if not 0 <= self.wrong <= 1:
             raise UserError(f"wrong is a share between 0 and 1, got {self.wrong}")
         if min(self.train, self.test, self.results, self.k) < 1:

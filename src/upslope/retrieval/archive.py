@@ -73,8 +73,10 @@ class World:
         persons, things = names[:people], names[people:]
         facts = []
         for one in persons:
-            others = [other for other in persons if other != one]
-            facts.append({k: draw.choice(others if k in LINKS else things) for k in kinds})
+            # nobody is named twice, so that a search for a name finds its own passage first
+            others = draw.sample([other for other in persons if other != one], links)
+            details_of = {kind: draw.choice(things) for kind in DETAILS[:details]}
+            facts.append({**dict(zip(LINKS, others, strict=False)), **details_of})
         ids = draw.sample(ascii_uppercase if brief else [*map(str, range(100, 1000))], people)
         return cls(tuple(persons), tuple(ids), tuple(facts), brief)
 
