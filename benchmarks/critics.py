@@ -172,7 +172,7 @@ def offline(a: argparse.Namespace) -> None:
 def main() -> None:
     """Print one of the figures."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
-    figures = {"chain": (chain, 300), "explained": (explained, 60), "offline": (offline, 800)}
+    figures = {"chain": (chain, 300), "explained": (explained, 300), "offline": (offline, 800)}
     parser.add_argument("figure", choices=[*figures])
     parser.add_argument("--steps", type=int, default=0, help="of each arm")
     parser.add_argument("--imitation", type=int, default=600, help="steps before these")

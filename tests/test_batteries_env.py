@@ -8,6 +8,7 @@ import json
 from collections.abc import Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,18 +19,31 @@ from upslope.components import build, find
 from upslope.envs import ENVS
 from upslope.envs.episodes import single_turn
 from upslope.rewards.numeric import exact_number
+from upslope.sandbox import offered
 from upslope.types import Problem, Reply, Reward, Split, UserError
 
 SMALL = {"train": 30, "test": 10}
 
 
-@pytest.mark.parametrize("name", ENVS)
+# What needs a corpus, an agent or a server passes it in its own file.
+ELSEWHERE = {"agent": "env_agent", "openenv": "env_openenv", "retrieval": "env_retrieval"}
+
+
+def test_what_passes_elsewhere_is_asked_there():
+    for file in ELSEWHERE.values():
+        assert "check_env(" in Path(__file__).with_name(f"test_{file}.py").read_text()
+
+
+@pytest.mark.parametrize("name", [name for name in ENVS if name not in ELSEWHERE])
 def test_every_env_passes(name, tmp_path):
     settings = {**SMALL, "name": "chain_sum"} if name == "reasoning_gym" else SMALL
     if name == "math":
         settings = {"path": str(quotients(tmp_path / "quotients.jsonl"))}
     if name == "workbooks":
         settings = {"path": str(items(tmp_path / "items.jsonl"))}
+    if name == "code":
+        path = str(multiples(tmp_path / "multiples.jsonl"))
+        settings = {"path": path, "sandbox": offered().level}
     env = build(find(ENVS, name, "env"), settings, "env")
     proven = {proof.claim: proof.seen for proof in check_env(env, problems=2)}
     assert proven["solutions earn the most, empty replies do not"] == "6 of 6 problems have one"
@@ -45,6 +59,21 @@ def items(path):
         for n in range(60)
     ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def multiples(path):
+    """Functions in MBPP's form, enough for every split."""
+    rows = [
+        {
+            "task_id": n,
+            "text": f"Write a function to multiply a number by {n}.",
+            "code": f"def times(x):\n    return {n} * x",
+            "test_list": [f"assert times(2) == {2 * n}"],
+        }
+        for n in range(2, 100)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return path
 
 

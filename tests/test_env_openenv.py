@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 
 from plays import chatml
+from upslope.batteries import check_env
+from upslope.batteries.env import GARBAGE
 from upslope.engines.scripted import ScriptedEngine
 from upslope.envs.openenv import OpenEnv, filled
 from upslope.rollout import Player
@@ -158,3 +160,11 @@ def test_a_reply_fills_an_action() -> None:
     template = {"move": "{reply}", "text": "I say {reply}", "list": ["{reply}", 1]}
     assert filled(template, " 5") == {"move": 5, "text": "I say  5", "list": [5, 1]}
     assert filled("{reply}", "up") == "up"
+
+
+def test_it_passes_the_battery() -> None:
+    """Nobody knows a gold play of a server, so the proofs of one have nothing to prove."""
+    with served(guess) as url:
+        proven = {proof.claim: proof.seen for proof in check_env(env(url), problems=2)}
+    assert proven["rewards are deterministic"] == "6 problems, 3 times"
+    assert proven["rewards survive garbage"] == f"{len(GARBAGE)} kinds"
